@@ -1,0 +1,92 @@
+# `make up` is the way in; the rest of the targets are its parts.
+
+CACHE := $(or $(WASMKIND_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wasmkind)
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+# A folder of their own: guests share nothing with the workspace, not even flags.
+GUESTS := $(CACHE)/target-guests
+
+TRIPLE := $(shell uname -m)-unknown-linux-gnu
+STATIC := $(CARGO_TARGET_DIR)/$(TRIPLE)/release
+WASM := $(GUESTS)/wasm32-wasip2/release
+LINUX := $(GUESTS)/$(TRIPLE)/release
+crt_static = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static"
+
+ARTIFACTS := bin/artifacts
+PROGRAMS := $(addprefix $(ARTIFACTS)/,containerd-shim-wasmkind-v1 wasmkind-runner wasmkind-compiler)
+IMAGES := $(addprefix $(ARTIFACTS)/images/,mixed-pod-wasm.tar mixed-pod-linux.tar)
+SAMPLES := $(ARTIFACTS)/samples/mixed-pod.yaml
+
+.PHONY: help up setup build guests programs test down clean FORCE
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make up       from a bare machine to a mixed Pod that answers'
+	@echo 'make build    bin/wasmkind and all that it puts on a node'
+	@echo 'make test     every test, from formatting to a whole cluster'
+	@echo 'make down     delete what `make up` made'
+	@echo 'make clean    delete what was built here; downloads stay'
+
+up: setup
+	@$(MAKE) --no-print-directory build
+	bin/wasmkind up
+
+test: setup
+	@$(MAKE) --no-print-directory build
+	ci/test
+
+down:
+	@if [ -x bin/wasmkind ]; then bin/wasmkind down; else echo 'bin/wasmkind is not built: nothing to take down' >&2; fi
+
+clean:
+	rm -rf bin $(GUESTS)
+	cargo clean --quiet
+
+setup:
+	@ci/setup
+
+build: bin/wasmkind programs guests
+programs: $(PROGRAMS)
+guests: $(IMAGES) $(SAMPLES)
+
+# Cargo knows best what is out of date, so it is asked each time. What it leaves as it was keeps
+# its time stamp, and nothing that depends on it is made again.
+
+bin/wasmkind: $(CARGO_TARGET_DIR)/release/wasmkind
+$(CARGO_TARGET_DIR)/release/wasmkind: FORCE
+	@cargo build --release --locked -p wasmkind
+
+$(ARTIFACTS)/containerd-shim-wasmkind-v1: $(STATIC)/containerd-shim-wasmkind-v1
+$(STATIC)/containerd-shim-wasmkind-v1: FORCE
+	@$(crt_static) cargo build --release --locked --target $(TRIPLE) -p containerd-shim-wasmkind
+
+# One package a call: built together they would share features, and the runner would carry the
+# compiler.
+$(ARTIFACTS)/wasmkind-%: $(STATIC)/wasmkind-%
+	@install -D $< $@
+$(STATIC)/wasmkind-%: FORCE
+	@$(crt_static) cargo build --release --locked --target $(TRIPLE) -p wasmkind-$*
+
+bin/wasmkind $(ARTIFACTS)/containerd-shim-wasmkind-v1:
+	@install -D $< $@
+
+# Guests
+
+$(WASM)/mixed_pod_wasm.wasm: FORCE
+	@ci/wasm-sysroot
+	@set -a && . $(CACHE)/guest-env && cd examples/mixed-pod/wasm && CARGO_TARGET_DIR=$(GUESTS) \
+		cargo build --release --locked --target wasm32-wasip2
+
+$(LINUX)/mixed-linux: FORCE
+	@cd examples/mixed-pod/linux && CARGO_TARGET_DIR=$(GUESTS) $(crt_static) \
+		cargo build --release --locked --target $(TRIPLE)
+
+# image(reference, file on this machine, path in the image): one file, which is the entrypoint.
+image = @mkdir -p $(@D) && bin/wasmkind build image -t $(1) --entrypoint '["$(3)"]' -o $@ $(2):$(3)
+
+$(ARTIFACTS)/images/mixed-pod-wasm.tar: $(WASM)/mixed_pod_wasm.wasm bin/wasmkind
+	$(call image,wasmkind.dev/examples/mixed-pod-wasm:v1,$<,/mixed-pod.wasm)
+$(ARTIFACTS)/images/mixed-pod-linux.tar: $(LINUX)/mixed-linux bin/wasmkind
+	$(call image,wasmkind.dev/examples/mixed-pod-linux:v1,$<,/mixed-linux)
+
+$(ARTIFACTS)/samples/%.yaml: examples/%/pod.yaml
+	@install -D -m 0644 $< $@
