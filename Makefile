@@ -49,22 +49,23 @@ programs: $(PROGRAMS)
 guests: $(IMAGES) $(SAMPLES)
 
 # Cargo knows best what is out of date, so it is asked each time. What it leaves as it was keeps
-# its time stamp, and nothing that depends on it is made again.
+# its time stamp, and nothing that depends on it is made again. The plus signs hand it make's job
+# server, so that -j counts for both.
 
 bin/wasmkind: $(CARGO_TARGET_DIR)/release/wasmkind
 $(CARGO_TARGET_DIR)/release/wasmkind: FORCE
-	@cargo build --release --locked -p wasmkind
+	+@cargo build --release --locked -p wasmkind
 
 $(ARTIFACTS)/containerd-shim-wasmkind-v1: $(STATIC)/containerd-shim-wasmkind-v1
 $(STATIC)/containerd-shim-wasmkind-v1: FORCE
-	@$(crt_static) cargo build --release --locked --target $(TRIPLE) -p containerd-shim-wasmkind
+	+@$(crt_static) cargo build --release --locked --target $(TRIPLE) -p containerd-shim-wasmkind
 
 # One package a call: built together they would share features, and the runner would carry the
 # compiler.
 $(ARTIFACTS)/wasmkind-%: $(STATIC)/wasmkind-%
 	@install -D $< $@
-$(STATIC)/wasmkind-%: FORCE
-	@$(crt_static) cargo build --release --locked --target $(TRIPLE) -p wasmkind-$*
+$(STATIC)/wasmkind-runner $(STATIC)/wasmkind-compiler: $(STATIC)/wasmkind-%: FORCE
+	+@$(crt_static) cargo build --release --locked --target $(TRIPLE) -p wasmkind-$*
 
 bin/wasmkind $(ARTIFACTS)/containerd-shim-wasmkind-v1:
 	@install -D $< $@
@@ -73,11 +74,11 @@ bin/wasmkind $(ARTIFACTS)/containerd-shim-wasmkind-v1:
 
 $(WASM)/mixed_pod_wasm.wasm: FORCE
 	@ci/wasm-sysroot
-	@set -a && . $(CACHE)/guest-env && cd examples/mixed-pod/wasm && CARGO_TARGET_DIR=$(GUESTS) \
+	+@set -a && . $(CACHE)/guest-env && cd examples/mixed-pod/wasm && CARGO_TARGET_DIR=$(GUESTS) \
 		cargo build --release --locked --target wasm32-wasip2
 
 $(LINUX)/mixed-linux: FORCE
-	@cd examples/mixed-pod/linux && CARGO_TARGET_DIR=$(GUESTS) $(crt_static) \
+	+@cd examples/mixed-pod/linux && CARGO_TARGET_DIR=$(GUESTS) $(crt_static) \
 		cargo build --release --locked --target $(TRIPLE)
 
 # image(reference, file on this machine, path in the image): one file, which is the entrypoint.
