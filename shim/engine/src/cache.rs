@@ -1,0 +1,344 @@
+//! Modules compiled once a node.
+//!
+//! An entry is a file named after the module's digest and after what its code was compiled
+//! for: wasmtime's image first, so that it can be mapped as it is, then a [`trailer`]. Code in
+//! here runs with a container's rights but outside its sandbox, so nothing is trusted that
+//! this user did not write: the directory is private (0700), the owner and the mode of each
+//! entry are checked, and so is its hash, before anyone may map it. What does not hold is
+//! removed and compiled again. Entries themselves are 0644: a runner that is not root must be
+//! able to map the descriptor that it inherits, and the directory keeps everybody else out.
+
+mod trailer;
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::hex;
+use crate::{Digest, Kinds, target};
+use trailer::Trailer;
+
+/// A directory of compiled modules.
+#[derive(Debug)]
+pub struct Cache {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+/// A compiled module that was verified.
+#[derive(Debug)]
+pub struct Compiled {
+    /// Open for reading, at offset 0.
+    pub file: File,
+    /// Where it lies, for messages.
+    pub path: PathBuf,
+    pub kinds: Kinds,
+}
+
+/// What a look-up gives.
+#[derive(Debug)]
+pub enum Lookup {
+    Found(Compiled),
+    Missing,
+    /// There was an entry, and it was removed because of `reason`.
+    Removed {
+        reason: String,
+    },
+}
+
+/// Held while a module is being compiled, so that it is compiled once.
+#[derive(Debug)]
+pub struct Lock<'a> {
+    cache: &'a Cache,
+    name: String,
+    // Closing it lets the next one in.
+    _file: OwnedFd,
+}
+
+/// Why the cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    #[error("{operation} {path}", path = path.display())]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("refuse the compile cache {path}: {reason}", path = path.display())]
+    Untrusted { path: PathBuf, reason: String },
+}
+
+impl Cache {
+    /// Opens the cache in `path`, made with its parents where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or when others than this user may change it.
+    pub fn open(path: &Path) -> Result<Self, CacheError> {
+        let io_error = |operation| {
+            move |source: io::Error| CacheError::Io {
+                operation,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(io_error("create the parent directory of"))?;
+        }
+        match rustix::fs::mkdir(path, Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(io_error("create the compile cache")(e.into())),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|e| io_error("open the compile cache")(e.into()))?;
+        let stat =
+            rustix::fs::fstat(&dir).map_err(|e| io_error("stat the compile cache")(e.into()))?;
+        check_owner(&stat, 0o077).map_err(|reason| CacheError::Untrusted {
+            path: path.to_owned(),
+            reason,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            dir,
+        })
+    }
+
+    /// Where the entry of `digest` lies, or would lie.
+    pub fn entry_path(&self, digest: &Digest) -> PathBuf {
+        self.path.join(entry_name(digest))
+    }
+
+    /// The verified entry of `digest`. One that cannot be trusted is removed.
+    ///
+    /// # Errors
+    /// When an entry is there but cannot be read or removed.
+    pub fn lookup(&self, digest: &Digest) -> Result<Lookup, CacheError> {
+        let name = entry_name(digest);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let reason = match rustix::fs::openat(&self.dir, &name, flags, Mode::empty()) {
+            Ok(fd) => {
+                let file = File::from(fd);
+                match verify(&file, digest)
+                    .map_err(|e| self.io_error("read the cache entry", &name, e))?
+                {
+                    Ok(kinds) => {
+                        return Ok(Lookup::Found(Compiled {
+                            file,
+                            path: self.path.join(&name),
+                            kinds,
+                        }));
+                    }
+                    Err(reason) => reason,
+                }
+            }
+            Err(rustix::io::Errno::NOENT) => return Ok(Lookup::Missing),
+            Err(rustix::io::Errno::LOOP) => "it is a symbolic link".to_owned(),
+            Err(e) => return Err(self.io_error("open the cache entry", &name, e.into())),
+        };
+        match rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(Lookup::Removed { reason }),
+            Err(e) => Err(self.io_error("remove the bad cache entry", &name, e.into())),
+        }
+    }
+
+    /// Waits until no other process compiles the module `digest`. Look up again before
+    /// compiling: the other one has most likely stored it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made or locked.
+    pub fn lock(&self, digest: &Digest) -> Result<Lock<'_>, CacheError> {
+        let name = format!("{}.lock", entry_name(digest));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        loop {
+            let file = rustix::fs::openat(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(|e| self.io_error("open the lock", &name, e.into()))?;
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(self.io_error("lock", &name, e.into())),
+            }
+            // The one before us removed the file while we waited: then others lock a new one.
+            let ours = rustix::fs::fstat(&file)
+                .map_err(|e| self.io_error("stat the lock", &name, e.into()))?;
+            match rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(now) if now.st_ino == ours.st_ino && now.st_dev == ours.st_dev => {
+                    return Ok(Lock {
+                        cache: self,
+                        name,
+                        _file: file,
+                    });
+                }
+                Ok(_) | Err(rustix::io::Errno::NOENT) => {}
+                Err(e) => return Err(self.io_error("stat the lock", &name, e.into())),
+            }
+        }
+    }
+
+    fn io_error(&self, operation: &'static str, name: &str, source: io::Error) -> CacheError {
+        CacheError::Io {
+            operation,
+            path: self.path.join(name),
+            source,
+        }
+    }
+}
+
+impl Lock<'_> {
+    /// Stores `code`, wasmtime's image of the module `digest`, and gives it back verified.
+    ///
+    /// # Errors
+    /// When it cannot be written; then nothing of it is left.
+    pub fn store(
+        &self,
+        digest: &Digest,
+        kinds: Kinds,
+        code: &[u8],
+    ) -> Result<Compiled, CacheError> {
+        let cache = self.cache;
+        let name = entry_name(digest);
+        let temporary = format!("{name}.{}.tmp", std::process::id());
+        let result = write_entry(cache, &temporary, digest, kinds, code)
+            .and_then(|()| {
+                Ok(rustix::fs::renameat(
+                    &cache.dir, &temporary, &cache.dir, &name,
+                )?)
+            })
+            .and_then(|()| Ok(rustix::fs::fsync(&cache.dir)?));
+        if let Err(source) = result {
+            // What is left must not stay; why it is left is the better message.
+            let _ = rustix::fs::unlinkat(&cache.dir, &temporary, AtFlags::empty());
+            return Err(cache.io_error("store the compiled module", &name, source));
+        }
+        match cache.lookup(digest)? {
+            Lookup::Found(compiled) => Ok(compiled),
+            Lookup::Missing => Err(cache.io_error(
+                "find the stored module",
+                &name,
+                io::ErrorKind::NotFound.into(),
+            )),
+            Lookup::Removed { reason } => {
+                Err(cache.io_error("trust the stored module", &name, io::Error::other(reason)))
+            }
+        }
+    }
+}
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        // While it is still locked: a waiter sees that its file is gone and makes a new one.
+        let _ = rustix::fs::unlinkat(&self.cache.dir, &self.name, AtFlags::empty());
+    }
+}
+
+fn entry_name(digest: &Digest) -> String {
+    format!("{digest}-{}.cwasm", hex(&target::fingerprint()))
+}
+
+fn write_entry(
+    cache: &Cache,
+    name: &str,
+    digest: &Digest,
+    kinds: Kinds,
+    code: &[u8],
+) -> io::Result<()> {
+    // A process of this number may have died here before us.
+    match rustix::fs::unlinkat(&cache.dir, name, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    let mut file = File::from(rustix::fs::openat(&cache.dir, name, flags, mode)?);
+    // Whatever the umask.
+    rustix::fs::fchmod(&file, mode)?;
+    let trailer = Trailer {
+        payload_sha256: Sha256::digest(code).into(),
+        payload_length: code.len() as u64,
+        digest: *digest,
+        kinds,
+        fingerprint: target::fingerprint(),
+    };
+    file.write_all(code)?;
+    file.write_all(&trailer.encode())?;
+    file.sync_all()
+}
+
+/// The inner error says why the entry cannot be trusted.
+fn verify(file: &File, digest: &Digest) -> io::Result<Result<Kinds, String>> {
+    let stat = rustix::fs::fstat(file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Ok(Err("it is not a regular file".to_owned()));
+    }
+    if let Err(reason) = check_owner(&stat, 0o022) {
+        return Ok(Err(reason));
+    }
+    let length = u64::try_from(stat.st_size).unwrap_or(0);
+    let Some(payload_length) = length.checked_sub(Trailer::LENGTH as u64) else {
+        return Ok(Err("it is cut short".to_owned()));
+    };
+    let mut bytes = [0; Trailer::LENGTH];
+    file.read_exact_at(&mut bytes, payload_length)?;
+    let trailer = match Trailer::decode(&bytes) {
+        Ok(trailer) => trailer,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    if trailer.payload_length != payload_length {
+        return Ok(Err(format!(
+            "it has {payload_length} bytes of code and not {}",
+            trailer.payload_length
+        )));
+    }
+    if trailer.digest != *digest {
+        return Ok(Err(format!("it is of the module {}", trailer.digest)));
+    }
+    if trailer.fingerprint != target::fingerprint() {
+        return Ok(Err(
+            "it was compiled for another engine or processor".to_owned()
+        ));
+    }
+    if hash_payload(file, payload_length)? != trailer.payload_sha256 {
+        return Ok(Err("its code does not match its hash".to_owned()));
+    }
+    Ok(Ok(trailer.kinds))
+}
+
+/// By offset: the descriptor is handed on, and its position with it.
+fn hash_payload(file: &File, length: u64) -> io::Result<[u8; 32]> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut offset = 0;
+    while offset < length {
+        let want = usize::try_from(length - offset)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        file.read_exact_at(&mut buffer[..want], offset)?;
+        hash.update(&buffer[..want]);
+        offset += want as u64;
+    }
+    Ok(hash.finalize().into())
+}
+
+fn check_owner(stat: &Stat, forbidden: u32) -> Result<(), String> {
+    let user = rustix::process::geteuid().as_raw();
+    if stat.st_uid != user {
+        return Err(format!(
+            "it belongs to user {} and not to user {user}",
+            stat.st_uid
+        ));
+    }
+    if stat.st_mode & forbidden != 0 {
+        return Err(format!(
+            "others than its owner may use it (mode {:04o})",
+            stat.st_mode & 0o7777
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

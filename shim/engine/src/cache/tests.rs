@@ -1,0 +1,149 @@
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rstest::rstest;
+
+use super::*;
+use crate::Kind;
+
+const CODE: &[u8] = b"\x7fELF and then code";
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    digest: Digest,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let fixture = Self {
+            dir: tempfile::tempdir().unwrap(),
+            digest: Digest::of(b"module"),
+        };
+        let cache = fixture.cache();
+        cache
+            .lock(&fixture.digest)
+            .unwrap()
+            .store(&fixture.digest, kinds(), CODE)
+            .unwrap();
+        fixture
+    }
+
+    fn cache(&self) -> Cache {
+        Cache::open(&self.dir.path().join("parent/cache")).unwrap()
+    }
+
+    fn entry(&self) -> PathBuf {
+        self.cache().entry_path(&self.digest)
+    }
+}
+
+fn kinds() -> Kinds {
+    Kinds::NONE.with(Kind::CommandP2).with(Kind::Http)
+}
+
+#[test]
+fn finds_what_was_stored() {
+    let fixture = Fixture::new();
+    let Lookup::Found(compiled) = fixture.cache().lookup(&fixture.digest).unwrap() else {
+        panic!("not found")
+    };
+    assert_eq!(compiled.kinds, kinds());
+    let mut bytes = vec![0; CODE.len()];
+    compiled.file.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, CODE);
+    assert_eq!(fs::metadata(&compiled.path).unwrap().mode() & 0o777, 0o644);
+    let cache = compiled.path.parent().unwrap();
+    assert_eq!(fs::metadata(cache).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(
+        fs::read_dir(cache).unwrap().count(),
+        1,
+        "a lock or a temporary file was left"
+    );
+    assert!(matches!(
+        fixture.cache().lookup(&Digest::of(b"other")).unwrap(),
+        Lookup::Missing
+    ));
+}
+
+#[rstest]
+#[case::code("does not match its hash", |p: &Path| flip(p, 9))]
+#[case::length("bytes of code", |p: &Path| fs::write(p, [b"x", &fs::read(p).unwrap()[..]].concat()).unwrap())]
+#[case::magic("does not end as", |p: &Path| flip(p, fs::metadata(p).unwrap().len() - 1))]
+#[case::digest("of the module", |p: &Path| flip(p, CODE.len() as u64 + 40))]
+#[case::kinds("unknown kinds", |p: &Path| flip(p, CODE.len() as u64 + 72))]
+#[case::fingerprint("another engine", |p: &Path| flip(p, CODE.len() as u64 + 76))]
+#[case::cut("cut short", |p: &Path| fs::write(p, b"short").unwrap())]
+#[case::empty("cut short", |p: &Path| fs::write(p, b"").unwrap())]
+#[case::mode("mode 0666", |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(0o666)).unwrap())]
+#[case::link("symbolic link", |p: &Path| {
+    let target = p.with_extension("moved");
+    fs::rename(p, &target).unwrap();
+    symlink(&target, p).unwrap();
+})]
+fn removes_what_it_cannot_trust(#[case] expected: &str, #[case] damage: impl Fn(&Path)) {
+    let fixture = Fixture::new();
+    let entry = fixture.entry();
+    damage(&entry);
+    let Lookup::Removed { reason } = fixture.cache().lookup(&fixture.digest).unwrap() else {
+        panic!("the damage was not seen")
+    };
+    assert!(reason.contains(expected), "{reason}");
+    assert!(
+        entry.symlink_metadata().is_err(),
+        "the entry is still there"
+    );
+    fixture
+        .cache()
+        .lock(&fixture.digest)
+        .unwrap()
+        .store(&fixture.digest, kinds(), CODE)
+        .unwrap();
+}
+
+fn flip(path: &Path, offset: u64) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[usize::try_from(offset).unwrap()] ^= 0x80;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn refuses_a_directory_that_others_may_use() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let error = Cache::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("mode 0755"), "{error}");
+}
+
+#[test]
+fn lets_one_compile_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let digest = Digest::of(b"module");
+    let inside = AtomicUsize::new(0);
+    let stored = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let cache = Cache::open(&path).unwrap();
+                let lock = cache.lock(&digest).unwrap();
+                assert_eq!(
+                    inside.fetch_add(1, Ordering::SeqCst),
+                    0,
+                    "two hold the lock"
+                );
+                if matches!(cache.lookup(&digest).unwrap(), Lookup::Missing) {
+                    lock.store(&digest, kinds(), CODE).unwrap();
+                    stored.fetch_add(1, Ordering::SeqCst);
+                }
+                inside.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    assert_eq!(stored.into_inner(), 1);
+    assert_eq!(
+        fs::read_dir(&path).unwrap().count(),
+        1,
+        "a lock file was left"
+    );
+}

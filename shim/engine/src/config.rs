@@ -1,0 +1,107 @@
+//! What the shim tells the runner.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Kind;
+
+/// One Wasm container. Host paths are as the runner sees them in its own mount namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunnerConfig {
+    /// As chosen by [`Kinds::choose`](crate::Kinds::choose).
+    pub kind: Kind,
+    /// The export of a core module to run instead of `_start`.
+    #[serde(default)]
+    pub export: Option<String>,
+    /// What messages call the module: its path in the image.
+    pub name: String,
+    /// All arguments, the program's name first.
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// The guest's working directory, absolute in the guest.
+    pub cwd: String,
+    pub preopens: Vec<Preopen>,
+    /// Standard streams are one terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// Required by [`Kind::Http`].
+    #[serde(default)]
+    pub http: Option<Http>,
+    /// Bytes of linear memory and tables, all instances together. Should lie below the
+    /// cgroup's limit, so that growing fails in the guest before the kernel kills it.
+    #[serde(default)]
+    pub memory_limit: Option<u64>,
+    /// CPUs that the cgroup grants, where it limits them.
+    #[serde(default)]
+    pub cpus: Option<f32>,
+    /// Where a trap's message goes besides standard error.
+    #[serde(default)]
+    pub termination_log: Option<PathBuf>,
+}
+
+/// A directory that the guest may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preopen {
+    pub host_path: PathBuf,
+    /// Absolute in the guest.
+    pub guest_path: String,
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// How an HTTP service listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub listen: SocketAddr,
+    /// Seconds that requests under way may take to end after SIGTERM.
+    #[serde(default = "default_grace")]
+    pub grace_seconds: u32,
+}
+
+impl Http {
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            grace_seconds: default_grace(),
+        }
+    }
+}
+
+/// The kubelet kills after 30 seconds unless told otherwise; be done before it.
+fn default_grace() -> u32 {
+    25
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_least_that_a_shim_must_say() {
+        let text = r#"{"kind":"http","name":"/app.wasm","args":["/app.wasm"],"env":[["A","b"]],"cwd":"/",
+            "preopens":[{"host_path":"/guest","guest_path":"/"}],"http":{"listen":"0.0.0.0:8080"}}"#;
+        let config: RunnerConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.kind, Kind::Http);
+        assert_eq!(
+            config.http,
+            Some(Http::new("0.0.0.0:8080".parse().unwrap()))
+        );
+        let again: RunnerConfig =
+            serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+    }
+
+    #[test]
+    fn refuses_a_field_it_does_not_know() {
+        let text = r#"{"host_path":"/guest","guest_path":"/","readonly":true}"#;
+        let error = serde_json::from_str::<Preopen>(text)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("readonly"), "{error}");
+    }
+}

@@ -1,0 +1,156 @@
+//! What a module can be run as, and what it is run as.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How a guest is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A core module of WASI 0.1, started at `_start` or at a named export.
+    CommandP1,
+    /// A component that exports `wasi:cli/run@0.2`.
+    CommandP2,
+    /// A component that exports `wasi:http/incoming-handler@0.2`: an instance a request.
+    Http,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::CommandP1, Self::CommandP2, Self::Http];
+
+    /// The name in JSON and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CommandP1 => "command-p1",
+            Self::CommandP2 => "command-p2",
+            Self::Http => "http",
+        }
+    }
+
+    fn bit(self) -> u32 {
+        match self {
+            Self::CommandP1 => 1,
+            Self::CommandP2 => 2,
+            Self::Http => 4,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// All that a module can be run as. Kept with the compiled module, because one module may be
+/// run as a service in one container and as a command in the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kinds(u32);
+
+/// Why no kind fits.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KindError {
+    #[error(
+        "has nothing to run: it exports neither _start nor wasi:cli/run nor wasi:http/incoming-handler"
+    )]
+    Nothing,
+    #[error(
+        "has no export {export:?} to run; a component is run by wasi:cli/run or wasi:http/incoming-handler"
+    )]
+    NoExport { export: String },
+}
+
+impl Kinds {
+    pub const NONE: Self = Self(0);
+
+    pub fn with(self, kind: Kind) -> Self {
+        Self(self.0 | kind.bit())
+    }
+
+    pub fn contains(self, kind: Kind) -> bool {
+        self.0 & kind.bit() != 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Kind> {
+        Kind::ALL
+            .into_iter()
+            .filter(move |kind| self.contains(*kind))
+    }
+
+    /// The kind to run, when the Pod names `export` (the part after `#`) or none. Where more
+    /// than one fits, HTTP wins: some toolchains' services export `wasi:cli/run` too.
+    ///
+    /// An export of a core module is looked up by the runner, which knows their types.
+    ///
+    /// # Errors
+    /// When nothing fits.
+    pub fn choose(self, export: Option<&str>) -> Result<Kind, KindError> {
+        let Some(export) = export else {
+            return self.iter().last().ok_or(KindError::Nothing);
+        };
+        let interface = export.split('@').next().unwrap_or_default();
+        let wanted = match interface {
+            "wasi:http/incoming-handler" | "incoming-handler" => Kind::Http,
+            "wasi:cli/run" | "run" if self.contains(Kind::CommandP2) => Kind::CommandP2,
+            _ => Kind::CommandP1,
+        };
+        if self.contains(wanted) {
+            Ok(wanted)
+        } else {
+            Err(KindError::NoExport {
+                export: export.to_owned(),
+            })
+        }
+    }
+
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// None when a bit is set that this version does not know.
+    pub(crate) fn from_bits(bits: u32) -> Option<Self> {
+        let known = Kind::ALL.iter().fold(0, |all, kind| all | kind.bit());
+        (bits & !known == 0).then_some(Self(bits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const P1: Kinds = Kinds(1);
+    const P2: Kinds = Kinds(2);
+    const HTTP: Kinds = Kinds(4);
+    const BOTH: Kinds = Kinds(6);
+
+    #[rstest]
+    #[case(P1, None, Ok(Kind::CommandP1))]
+    #[case(P1, Some("main"), Ok(Kind::CommandP1))]
+    #[case(P1, Some("run"), Ok(Kind::CommandP1))]
+    #[case(P2, None, Ok(Kind::CommandP2))]
+    #[case(HTTP, None, Ok(Kind::Http))]
+    #[case(BOTH, None, Ok(Kind::Http))]
+    #[case(BOTH, Some("wasi:cli/run@0.2.0"), Ok(Kind::CommandP2))]
+    #[case(BOTH, Some("run"), Ok(Kind::CommandP2))]
+    #[case(BOTH, Some("wasi:http/incoming-handler"), Ok(Kind::Http))]
+    #[case(Kinds::NONE, None, Err(KindError::Nothing))]
+    #[case(HTTP, Some("run"), Err(KindError::NoExport { export: "run".into() }))]
+    #[case(P2, Some("other"), Err(KindError::NoExport { export: "other".into() }))]
+    fn chooses(
+        #[case] kinds: Kinds,
+        #[case] export: Option<&str>,
+        #[case] expected: Result<Kind, KindError>,
+    ) {
+        assert_eq!(kinds.choose(export), expected);
+    }
+
+    #[test]
+    fn a_kind_is_named_alike_in_json_and_in_messages() {
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! How the shim and the runner talk.
+//!
+//! The runner inherits three descriptors. On [`CONTROL_FD`] it writes the line [`READY`] once
+//! the module is mapped, linked and pre-instantiated, or `error: ` and one line, and exits 1.
+//! The shim answers [`START`] (end of file instead: exit without running). A service binds its
+//! address before it answers [`STARTED`]; a command answers at once. Then the socket stays
+//! open.
+
+/// The [`RunnerConfig`](crate::config::RunnerConfig) as JSON, read from offset 0.
+pub const CONFIG_FD: i32 = 3;
+/// The cache entry, as [`Compiled::file`](crate::cache::Compiled) has it.
+pub const MODULE_FD: i32 = 4;
+/// A connected stream socket.
+pub const CONTROL_FD: i32 = 5;
+
+/// Lines on the control socket, less their newline.
+pub const READY: &str = "ready";
+pub const START: &str = "start";
+pub const STARTED: &str = "started";
+/// What a line that reports a failure begins with.
+pub const ERROR: &str = "error: ";
+
+/// Exit codes that are the runner's own, not the guest's.
+pub mod exit {
+    /// The guest could not be prepared or its service could not be started.
+    pub const FAILED: i32 = 1;
+    /// The guest trapped: what a process that calls abort(3) ends with under a shell.
+    pub const TRAP: i32 = 134;
+    /// SIGINT ended the guest.
+    pub const INTERRUPTED: i32 = 130;
+    /// SIGTERM ended the guest.
+    pub const TERMINATED: i32 = 143;
+}
