@@ -42,7 +42,7 @@ clean:
 	cargo clean --quiet
 
 setup:
-	@ci/setup
+	+@ci/setup
 
 build: bin/wasmkind programs guests
 programs: $(PROGRAMS)
@@ -73,7 +73,7 @@ bin/wasmkind $(ARTIFACTS)/containerd-shim-wasmkind-v1:
 # Guests
 
 $(WASM)/mixed_pod_wasm.wasm: FORCE
-	@ci/wasm-sysroot
+	+@ci/wasm-sysroot
 	+@set -a && . $(CACHE)/guest-env && cd examples/mixed-pod/wasm && CARGO_TARGET_DIR=$(GUESTS) \
 		cargo build --release --locked --target wasm32-wasip2
 
