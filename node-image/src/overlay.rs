@@ -1,0 +1,138 @@
+//! The overlay: the Wasm shim, its handlers, RuntimeClasses, samples and preloaded images, onto any
+//! kind node image.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bollard::Docker;
+use bollard::models::{ContainerConfig, ImageInspect};
+use include_dir::{Dir, include_dir};
+use serde::{Deserialize, Serialize};
+
+use crate::artifacts::Artifacts;
+use crate::bake;
+use crate::cache::Key;
+use crate::layer::Layer;
+use crate::{COMPONENTS_LABEL, Error, INPUTS_LABEL, NODE_IMAGE_LABEL, Report, Result, engine};
+
+static ROOTFS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/rootfs/overlay");
+const ENTRYPOINT: &str = "/usr/local/bin/wasmkind-entrypoint";
+/// Units that systemd starts, and the unit that wants them.
+const ENABLED_UNITS: [(&str, &str); 2] = [("wasmkind-boot.path", "multi-user.target"), ("wasmkind-masquerade.service", "kubelet.service")];
+
+/// What a node image consists of: its label, and `/kind/wasmkind/components.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Components {
+    /// Version of Kubernetes, with a `v`.
+    pub kubernetes: String,
+    pub containerd: String,
+    pub runc: String,
+    /// Version of wasmkind that made the image.
+    #[serde(default)]
+    pub wasmkind: String,
+    /// Image of each control-plane component, CoreDNS, kube-proxy and pause.
+    pub images: BTreeMap<String, String>,
+}
+
+impl Components {
+    /// Reads the label of a node image.
+    pub fn of(image: &ImageInspect) -> Result<Self> {
+        let labels = engine::labels(image);
+        let text = labels.get(COMPONENTS_LABEL).ok_or_else(|| {
+            Error::Invalid("it is not a wasmkind node image; make one from it with `wasmkind build node-image --base IMAGE`".into())
+        })?;
+        serde_json::from_str(text).map_err(|error| Error::Invalid(format!("label {COMPONENTS_LABEL}: {error}")))
+    }
+}
+
+/// What to build.
+pub struct Request<'a> {
+    /// Base image in Docker.
+    pub base: &'a str,
+    /// Name of the node image.
+    pub reference: &'a str,
+    pub artifacts: &'a Artifacts,
+    /// Further image archives to preload.
+    pub preload: &'a [PathBuf],
+}
+
+/// Builds the node image, unless the one with that name was made from the same inputs. The answer
+/// says whether something was built.
+pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -> Result<bool> {
+    let base = engine::find_image(docker, request.base)
+        .await?
+        .ok_or_else(|| Error::Invalid(format!("base image {} is not in Docker", request.base)))?;
+    let config = base.config.clone().unwrap_or_default();
+    let Some(entrypoint) = config.entrypoint.filter(|words| !words.is_empty()) else {
+        return Err(Error::Invalid(format!("{} is not a kind node image: it has no entrypoint; pass --base with a kindest/node image", request.base)));
+    };
+    if entrypoint[0] == ENTRYPOINT {
+        return Err(Error::Invalid(format!("{} has the overlay already; pass --base with the image that it was made from", request.base)));
+    }
+    let mut archives = request.artifacts.images()?;
+    for path in request.preload {
+        archives.push((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path.clone()));
+    }
+    let files = files(request.artifacts)?;
+    let inputs = inputs(base.id.as_deref().unwrap_or_default(), &files, &archives)?;
+    if let Some(existing) = engine::find_image(docker, request.reference).await?
+        && engine::labels(&existing).get(INPUTS_LABEL) == Some(&inputs)
+    {
+        return Ok(false);
+    }
+    let mut failure = None;
+    let bake_request = bake::Request { base: request.base, files, archives, handlers: true, reference: request.reference };
+    let config = |components: &str| {
+        let components = match serde_json::from_str::<Components>(components) {
+            Ok(found) => serde_json::to_string(&Components { wasmkind: env!("CARGO_PKG_VERSION").into(), ..found }).unwrap_or_default(),
+            Err(error) => {
+                failure = Some(error);
+                String::new()
+            }
+        };
+        ContainerConfig {
+            entrypoint: Some(std::iter::once(ENTRYPOINT.to_owned()).chain(entrypoint).collect()),
+            cmd: Some(Vec::new()),
+            labels: Some(
+                [(NODE_IMAGE_LABEL, "1".to_owned()), (COMPONENTS_LABEL, components), (INPUTS_LABEL, inputs)]
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .into(),
+            ),
+            ..ContainerConfig::default()
+        }
+    };
+    bake::bake(docker, bake_request, config, report).await?;
+    match failure {
+        None => Ok(true),
+        Some(error) => Err(Error::Invalid(format!("what {} consists of could not be read: {error}", request.base))),
+    }
+}
+
+/// The files of the overlay, as they lie on the node.
+fn files(artifacts: &Artifacts) -> Result<Layer> {
+    let mut layer = Layer::default();
+    layer.embedded(&ROOTFS);
+    for (source, target) in artifacts.programs() {
+        layer.file_from(target, 0o755, source);
+    }
+    for (unit, wanted_by) in ENABLED_UNITS {
+        layer.symlink(&format!("etc/systemd/system/{wanted_by}.wants/{unit}"), format!("/etc/systemd/system/{unit}"));
+    }
+    for (name, path) in artifacts.samples()? {
+        layer.file_from(&format!("kind/wasmkind/samples/{name}.yaml"), 0o644, path);
+    }
+    layer.dir("var/lib/wasmkind", 0o700).dir("var/lib/wasmkind/cache", 0o700);
+    Ok(layer)
+}
+
+fn inputs(base: &str, files: &Layer, archives: &[(String, PathBuf)]) -> Result<String> {
+    let mut key = Key::default();
+    key.add("base", base).add("bake", bake::SCRIPT).add("version", env!("CARGO_PKG_VERSION"));
+    key.add("files", files.diff_id()?);
+    for (name, path) in archives {
+        let mut archive = Layer::default();
+        archive.file_from("archive", 0o644, path);
+        key.add(name, archive.diff_id()?);
+    }
+    Ok(key.finish())
+}
