@@ -1,0 +1,149 @@
+//! The delete action: removes what is left of a container, above all when its
+//! server is dead. containerd runs it after every shim's end, also a good one,
+//! gives it five seconds, and removes the bundle afterwards.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use containerd_shim_protos::api::{DeleteRequest, DeleteResponse, KillRequest};
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::shim_sync::{Client, TaskClient};
+use rustix::process::{Pid, Signal};
+use ttrpc::context::with_duration;
+
+use crate::events::timestamp;
+use crate::flags::Flags;
+use crate::launch::Runc;
+use crate::nested::{self, Settings};
+use crate::state::{Endpoint, Kind, Member, PodDir, runc_root};
+use crate::{rootfs, sys};
+
+/// 128 + SIGKILL, as the stock shim says.
+const KILLED: u32 = 137;
+const CALL: Duration = Duration::from_secs(1);
+const END: Duration = Duration::from_secs(2);
+
+pub(crate) fn delete(flags: &Flags) -> Result<()> {
+    sys::reserve_low_fds().context("reserve descriptors")?;
+    if let Some(pod) = PodDir::find(&flags.namespace, &flags.id) {
+        let server = pod.shim().filter(|server| answers(&server.socket));
+        match server {
+            Some(server) => delete_from(&server, &flags.id),
+            None => delete_dead(&pod, flags)?,
+        }
+    }
+    let response = DeleteResponse {
+        exit_status: KILLED,
+        exited_at: Some(timestamp(SystemTime::now())).into(),
+        ..Default::default()
+    };
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(&response.write_to_bytes().context("encode the reply")?)
+        .and_then(|()| stdout.flush())
+        .context("write the reply")
+}
+
+fn answers(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
+}
+
+/// The server lives: it alone knows the other containers, so it does the work,
+/// and for this one container only. One that it has deleted is fine.
+fn delete_from(server: &Endpoint, id: &str) {
+    let address = format!("unix://{}", server.socket.display());
+    let Ok(client) = Client::connect(&address) else {
+        return;
+    };
+    let client = TaskClient::new(client);
+    let kill = KillRequest {
+        id: id.to_owned(),
+        signal: libc::SIGKILL as u32,
+        all: true,
+        ..Default::default()
+    };
+    // Unknown, or ended already.
+    let _ = client.kill(with_duration(CALL), &kill);
+    let delete = DeleteRequest {
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    let until = Instant::now() + END;
+    while let Err(ttrpc::Error::RpcStatus(status)) = client.delete(with_duration(CALL), &delete) {
+        if status.code() == ttrpc::Code::NOT_FOUND || Instant::now() > until {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The server is dead. The sandbox takes the whole Pod with it.
+fn delete_dead(pod: &PodDir, flags: &Flags) -> Result<()> {
+    let whole_pod = pod.container(&flags.id).member().is_none_or(|member| {
+        // A container that CRI did not make is a Pod of its own.
+        member.kind == Kind::Sandbox || pod.members().len() == 1
+    });
+    let members: Vec<_> = pod
+        .members()
+        .into_iter()
+        .filter(|(id, _)| whole_pod || *id == flags.id)
+        .collect();
+    std::thread::scope(|scope| {
+        for (id, member) in &members {
+            // One that cannot be removed must not keep the others.
+            scope.spawn(move || remove(pod, flags, id, member));
+        }
+    });
+    if !whole_pod {
+        return Ok(());
+    }
+    if let Some(nested) = pod.nested() {
+        end_nested(&nested);
+    }
+    if let Some(server) = pod.shim() {
+        let _ = std::fs::remove_file(&server.socket);
+    }
+    pod.remove()
+}
+
+fn remove(pod: &PodDir, flags: &Flags, id: &str, member: &Member) {
+    if member.kind == Kind::Linux {
+        let server = pod.shim();
+        let settings = Settings {
+            namespace: flags.namespace.clone(),
+            sandbox: String::new(),
+            grpc_address: server.map_or_else(|| flags.address.clone(), |s| s.grpc_address),
+            publish_binary: flags.publish_binary.clone(),
+            own_socket: Default::default(),
+        };
+        if let Ok(mut command) = nested::delete_command(&settings, id, &member.bundle) {
+            let _ = command.stdout(std::process::Stdio::null()).status();
+        }
+    } else {
+        let _ = Runc::new(runc_root(&flags.namespace)).delete_now(id);
+    }
+    let _ = rootfs::unmount(&member.bundle.join("rootfs"));
+    let _ = pod.container(id).remove();
+}
+
+/// Asks the Pod's stock shim to end, if the pid is still its.
+fn end_nested(nested: &Endpoint) {
+    let command = std::fs::read(format!("/proc/{}/cmdline", nested.pid)).unwrap_or_default();
+    let ours = String::from_utf8_lossy(&command).contains(nested::BINARY);
+    let Some(pid) = Pid::from_raw(nested.pid as i32).filter(|_| ours) else {
+        return;
+    };
+    for signal in [Signal::TERM, Signal::KILL] {
+        if rustix::process::kill_process(pid, signal).is_err() {
+            break;
+        }
+        let until = Instant::now() + Duration::from_millis(700);
+        while Instant::now() < until && rustix::process::test_kill_process(pid).is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let _ = std::fs::remove_file(&nested.socket);
+}

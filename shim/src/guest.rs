@@ -1,0 +1,112 @@
+//! A Wasm container: which module it runs, and the spec of the small process
+//! that runs it.
+
+mod compile;
+mod module;
+mod rewrite;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use wasmkind_engine::protocol;
+
+pub(crate) use compile::{Toolchain, sealed_file};
+pub(crate) use module::{Guest, find};
+pub(crate) use rewrite::{rewrite, runner_config};
+
+/// The longest line a runner may send.
+const LINE: u64 = 64 * 1024;
+/// How long a runner may take to get ready, or to start. It only maps and links.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the runner finds the container's filesystem.
+pub(crate) const GUEST_ROOT: &str = "/guest";
+
+/// Our end of a runner's control socket.
+#[derive(Debug)]
+pub(crate) struct Control {
+    stream: BufReader<UnixStream>,
+}
+
+impl Control {
+    pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Control {
+            stream: BufReader::new(UnixStream::from_std(stream)?),
+        })
+    }
+
+    /// Waits until the module is mapped and linked.
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        self.expect(protocol::READY).await
+    }
+
+    /// Lets the guest run, and waits until it does: a service listens by then.
+    pub(crate) async fn start(&mut self) -> Result<()> {
+        let line = format!("{}\n", protocol::START);
+        // A runner that is gone is reported by what is read next.
+        let _ = self.stream.get_mut().write_all(line.as_bytes()).await;
+        self.expect(protocol::STARTED).await
+    }
+
+    async fn expect(&mut self, wanted: &str) -> Result<()> {
+        let mut line = String::new();
+        let read = async {
+            use tokio::io::AsyncReadExt;
+            (&mut self.stream).take(LINE).read_line(&mut line).await
+        };
+        match tokio::time::timeout(PATIENCE, read).await {
+            Err(_) => bail!("the runner did not answer within {} s", PATIENCE.as_secs()),
+            Ok(Err(e)) => return Err(e).context("read from the runner"),
+            Ok(Ok(0)) => bail!("the runner ended before it was {wanted}"),
+            Ok(Ok(_)) => {}
+        }
+        let line = line.trim_end_matches('\n');
+        if line == wanted {
+            return Ok(());
+        }
+        match line.strip_prefix(protocol::ERROR) {
+            Some(error) => Err(anyhow!("{error}")),
+            None => bail!("the runner sent {line:?}, expected {wanted:?}"),
+        }
+    }
+}
+
+/// Directory of the runner and the compiler, and the compile cache.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    pub(crate) libexec: PathBuf,
+    pub(crate) cache: PathBuf,
+}
+
+impl Paths {
+    /// As installed on a node; tests set WASMKIND_LIBEXEC and WASMKIND_CACHE.
+    pub(crate) fn from_env() -> Self {
+        let path = |name, default: &str| {
+            std::env::var_os(name).map_or_else(|| PathBuf::from(default), PathBuf::from)
+        };
+        Paths {
+            libexec: path("WASMKIND_LIBEXEC", "/usr/local/libexec/wasmkind"),
+            cache: path("WASMKIND_CACHE", "/var/lib/wasmkind/cache"),
+        }
+    }
+
+    pub(crate) fn runner(&self) -> Result<PathBuf> {
+        existing(self.libexec.join("wasmkind-runner"))
+    }
+
+    pub(crate) fn compiler(&self) -> Result<PathBuf> {
+        existing(self.libexec.join("wasmkind-compiler"))
+    }
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf> {
+    if !Path::is_file(&path) {
+        bail!("{} is missing: install it beside the shim", path.display());
+    }
+    Ok(path)
+}

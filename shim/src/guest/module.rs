@@ -1,0 +1,229 @@
+//! Tells Wasm containers from Linux ones, and finds the module that one runs.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::tree::{Tree, normal};
+use crate::spec::{Mount, Spec};
+
+/// A module larger than this is refused.
+const MAX_MODULE: u64 = 256 << 20;
+const MAGIC: &[u8] = b"\0asm";
+
+/// The module of a Wasm container, as its bytes are now: the image cannot change
+/// it between the check and the use.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// Its path in the container.
+    pub(crate) name: String,
+    pub(crate) export: Option<String>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What the container's first argument names; None means a Linux container.
+/// `rootfs` is mounted.
+///
+/// # Errors
+/// When the argument says Wasm and there is no such module.
+pub(crate) fn find(spec: &Spec, rootfs: &Path) -> Result<Option<Guest>> {
+    let Some(program) = spec.view.process.args.first() else {
+        return Ok(None);
+    };
+    let (path, export) = split_export(program);
+    let says_wasm = path.ends_with(".wasm") || path.ends_with(".wat");
+    let view = Filesystem {
+        rootfs: Tree::open(rootfs)?,
+        mounts: &spec.view.mounts,
+    };
+    for candidate in candidates(spec, path, says_wasm) {
+        let Some(file) = view.open(&candidate)? else {
+            continue;
+        };
+        let mut magic = [0; MAGIC.len()];
+        let is_wasm = file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC;
+        if !is_wasm && !says_wasm {
+            return Ok(None);
+        }
+        return Ok(Some(Guest {
+            name: candidate.display().to_string(),
+            export: export.map(str::to_owned),
+            bytes: read(file, &candidate)?,
+        }));
+    }
+    if says_wasm {
+        bail!("no file {path} in the container's image or volumes");
+    }
+    Ok(None)
+}
+
+/// `/app.wasm#export`; `#` in the name of a Linux program is part of it.
+fn split_export(program: &str) -> (&str, Option<&str>) {
+    match program.rsplit_once('#') {
+        Some((path, export)) if !export.is_empty() && !path.is_empty() => (path, Some(export)),
+        _ => (program, None),
+    }
+}
+
+/// Where the program may be: as runc looks for it, and for a module with a bare
+/// name also in the working directory, where image builders leave it.
+fn candidates(spec: &Spec, path: &str, says_wasm: bool) -> Vec<PathBuf> {
+    let cwd = Path::new("/").join(&spec.view.process.cwd);
+    if path.contains('/') {
+        return vec![cwd.join(path)];
+    }
+    let mut found: Vec<PathBuf> = Vec::new();
+    if says_wasm {
+        found.push(cwd.join(path));
+    }
+    let search = spec.env("PATH").unwrap_or_default();
+    found.extend(
+        search
+            .split(':')
+            .filter(|dir| dir.starts_with('/'))
+            .map(|dir| Path::new(dir).join(path)),
+    );
+    found
+}
+
+fn read(file: File, path: &Path) -> Result<Vec<u8>> {
+    let describe = || format!("read module {}", path.display());
+    let size = file.metadata().with_context(describe)?.len();
+    let mut bytes = Vec::new();
+    if size <= MAX_MODULE {
+        bytes.reserve_exact(size as usize);
+        // One more than allowed: the file may be growing.
+        file.take(MAX_MODULE + 1)
+            .read_to_end(&mut bytes)
+            .with_context(describe)?;
+    }
+    if size > MAX_MODULE || bytes.len() as u64 > MAX_MODULE {
+        bail!(
+            "module {} is larger than {} MiB",
+            path.display(),
+            MAX_MODULE >> 20
+        );
+    }
+    Ok(bytes)
+}
+
+/// What the container will see: its image with volumes mounted over it.
+struct Filesystem<'a> {
+    rootfs: Tree,
+    mounts: &'a [Mount],
+}
+
+impl Filesystem<'_> {
+    fn open(&self, path: &Path) -> Result<Option<File>> {
+        let path = normal(path)?;
+        let mut over: Option<(&Mount, PathBuf)> = None;
+        for mount in self.mounts.iter().filter(|mount| mount.is_bind()) {
+            let destination = normal(Path::new(&mount.destination))?;
+            if let Ok(rest) = path.strip_prefix(&destination)
+                && over.as_ref().is_none_or(|(_, shortest)| {
+                    rest.components().count() <= shortest.components().count()
+                })
+            {
+                over = Some((mount, rest.to_owned()));
+            }
+        }
+        match over {
+            None => self.rootfs.open_file(&path),
+            Some((mount, rest)) if rest.as_os_str().is_empty() => {
+                let source = Path::new(&mount.source);
+                let (Some(dir), Some(name)) = (source.parent(), source.file_name()) else {
+                    return Ok(None);
+                };
+                Tree::open(dir)?.open_file(Path::new(name))
+            }
+            Some((mount, rest)) => {
+                let source = Path::new(&mount.source);
+                if !source.is_dir() {
+                    return Ok(None);
+                }
+                Tree::open(source)?.open_file(&rest)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+
+    fn rootfs() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("bin")).unwrap();
+        for (name, bytes) in [
+            ("app.wasm", MODULE),
+            ("bin/tool", MODULE),
+            ("bin/sh", b"\x7fELF" as &[u8]),
+            ("text.wat", b"(module)"),
+        ] {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        dir
+    }
+
+    fn lookup(args: serde_json::Value, mounts: serde_json::Value) -> Result<Option<Guest>> {
+        let dir = rootfs();
+        let spec = Spec::parse(json!({
+            "process": {"args": args, "cwd": "/", "env": ["PATH=/usr/bin:/bin"]},
+            "mounts": mounts,
+        }))
+        .unwrap();
+        find(&spec, dir.path())
+    }
+
+    #[test]
+    fn wasm_by_name_and_by_content() {
+        for program in [
+            "/app.wasm",
+            "app.wasm",
+            "./app.wasm",
+            "/bin/tool",
+            "tool",
+            "/text.wat",
+        ] {
+            let guest = lookup(json!([program]), json!([])).unwrap();
+            assert!(guest.is_some(), "{program} was taken for Linux");
+        }
+        for program in ["/bin/sh", "sh", "/missing", "missing"] {
+            let guest = lookup(json!([program]), json!([])).unwrap();
+            assert!(guest.is_none(), "{program} was taken for Wasm");
+        }
+    }
+
+    #[test]
+    fn an_export_is_split_off() {
+        let guest = lookup(json!(["/app.wasm#wasi:http/incoming-handler"]), json!([]));
+        let guest = guest.unwrap().unwrap();
+        assert_eq!(guest.name, "/app.wasm");
+        assert_eq!(guest.export.as_deref(), Some("wasi:http/incoming-handler"));
+    }
+
+    #[test]
+    fn a_missing_module_is_an_error() {
+        let error = lookup(json!(["/gone.wasm"]), json!([])).unwrap_err();
+        assert!(error.to_string().contains("/gone.wasm"), "{error}");
+    }
+
+    #[test]
+    fn a_volume_hides_the_image() {
+        let volume = tempfile::tempdir().unwrap();
+        std::fs::write(volume.path().join("v.wasm"), MODULE).unwrap();
+        let source = volume.path();
+        let mounts = json!([{"destination": "/vol", "type": "bind", "source": source}]);
+        assert!(lookup(json!(["/vol/v.wasm"]), mounts).unwrap().is_some());
+        let file = source.join("v.wasm");
+        let mounts = json!([{"destination": "/one.wasm", "source": file, "options": ["rbind"]}]);
+        assert!(lookup(json!(["/one.wasm"]), mounts).unwrap().is_some());
+    }
+}

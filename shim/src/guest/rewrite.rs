@@ -1,0 +1,198 @@
+//! The spec of a Wasm container becomes that of its runner.
+//!
+//! The runner's root is a directory of ours with nothing but mount points. What
+//! the container would have had as its root is at `/guest`, with its volumes;
+//! that is all a guest can reach. The runner's own /proc, /sys and /dev stay
+//! outside it: /proc/self/mem in a guest's hands would be the runner's memory.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::{Value, json};
+use wasmkind_engine::config::{Http, Preopen, RunnerConfig};
+use wasmkind_engine::{Kind, Kinds};
+
+use super::tree::{MountPoint, Tree, normal};
+use super::{GUEST_ROOT, Guest};
+use crate::spec::{Mount, Spec};
+
+/// Mounts that only the runner gets.
+const RUNNERS_OWN: [&str; 5] = ["/proc", "/sys", "/dev", "/dev/pts", "/dev/mqueue"];
+/// Files that the runner needs as well, to look names up.
+const SHARED_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+const TERMINATION_LOG: &str = "/dev/termination-log";
+const TERMINATION_LOG_ANNOTATION: &str = "io.kubernetes.container.terminationMessagePath";
+const LISTEN_ANNOTATION: &str = "wasmkind.dev/http-listen";
+/// Environment variables of other Wasm runtimes that published manifests set.
+const LISTEN_ENV: [&str; 2] = ["WASMTIME_HTTP_PROXY_SOCKET_ADDR", "SPIN_HTTP_LISTEN_ADDR"];
+const DEFAULT_LISTEN: &str = "0.0.0.0:8080";
+
+/// The runner's spec. `rootfs` is the container's mounted snapshot, `root` the
+/// runner's root, which is made here; missing mount points are made in both.
+pub(crate) fn rewrite(spec: &Spec, rootfs: &Path, root: &Path, runner: &Path) -> Result<Value> {
+    for dir in ["proc", "sys", "dev", "etc", "guest"] {
+        crate::state::create_dir(&root.join(dir))?;
+    }
+    for file in ["runner", "etc/resolv.conf", "etc/hosts"] {
+        let path = root.join(file);
+        std::fs::write(&path, "").with_context(|| format!("create {}", path.display()))?;
+    }
+    let mounts = mounts(spec, rootfs, runner)?;
+
+    let mut document = spec.document.clone();
+    document["mounts"] = serde_json::to_value(mounts)?;
+    document["root"] = json!({ "path": root, "readonly": true });
+    let process = document["process"]
+        .as_object_mut()
+        .ok_or_else(|| anyhow!("the OCI spec has no process"))?;
+    process.insert("args".into(), json!(["/runner"]));
+    // The guest's environment is in its configuration; here it could change how
+    // the runner itself works.
+    process.insert("env".into(), json!([]));
+    process.insert("cwd".into(), json!("/"));
+    process.insert("terminal".into(), json!(false));
+    process.remove("consoleSize");
+    Ok(document)
+}
+
+fn mounts(spec: &Spec, rootfs: &Path, runner: &Path) -> Result<Vec<Mount>> {
+    let tree = Tree::open(rootfs)?;
+    let bind = |source: &Path, destination: &str, options: &[&str]| Mount {
+        destination: destination.to_owned(),
+        kind: "bind".to_owned(),
+        source: source.display().to_string(),
+        options: options.iter().map(|o| (*o).to_owned()).collect(),
+        ..Mount::default()
+    };
+    let (mut own, mut guest) = (Vec::new(), Vec::new());
+    for mount in &spec.view.mounts {
+        let destination = Path::new("/").join(normal(Path::new(&mount.destination))?);
+        let name = destination.display().to_string();
+        if RUNNERS_OWN.contains(&name.as_str()) {
+            own.push(mount.clone());
+        } else if mount.kind != "cgroup" && mount.kind != "cgroup2" && name != "/sys/fs/cgroup" {
+            let file = mount.is_bind() && !Path::new(&mount.source).is_dir();
+            let point = if file {
+                MountPoint::File
+            } else {
+                MountPoint::Dir
+            };
+            let inside = tree.ensure(&destination, point)?;
+            guest.push(Mount {
+                destination: format!("{GUEST_ROOT}{}", inside.display()),
+                ..mount.clone()
+            });
+            if SHARED_FILES.contains(&name.as_str()) {
+                own.push(bind(Path::new(&mount.source), &name, &["rbind", "ro"]));
+            }
+        }
+    }
+    let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "noexec"];
+    if spec.view.root.readonly {
+        options.push("ro");
+    }
+    let mut all = own;
+    all.push(bind(rootfs, GUEST_ROOT, &options));
+    all.extend(guest);
+    // Last, so that no volume can lie over it.
+    all.push(bind(runner, "/runner", &["bind", "ro", "nosuid", "nodev"]));
+    Ok(all)
+}
+
+/// What the runner is told about the guest.
+pub(crate) fn runner_config(
+    spec: &Spec,
+    guest: &Guest,
+    kinds: Kinds,
+    rootfs: &Path,
+) -> Result<RunnerConfig> {
+    let process = &spec.view.process;
+    let kind = kinds
+        .choose(guest.export.as_deref())
+        .map_err(|e| anyhow!("{} {e}", guest.name))?;
+    let http = match kind {
+        Kind::Http => Some(Http::new(listen_address(spec)?)),
+        Kind::CommandP1 | Kind::CommandP2 => None,
+    };
+    let mut args = process.args.clone();
+    if let Some(program) = args.first_mut() {
+        *program = guest.name.clone();
+    }
+    let env = process
+        .env
+        .iter()
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let resources = &spec.document["linux"]["resources"];
+    Ok(RunnerConfig {
+        kind,
+        export: guest.export.clone().filter(|_| kind == Kind::CommandP1),
+        name: guest.name.clone(),
+        args,
+        env,
+        cwd: Path::new("/").join(&process.cwd).display().to_string(),
+        preopens: vec![Preopen {
+            host_path: PathBuf::from(GUEST_ROOT),
+            guest_path: "/".to_owned(),
+            // Mounts say what is read-only: a writable volume may lie in a
+            // read-only root.
+            read_only: false,
+        }],
+        tty: false,
+        http,
+        memory_limit: memory_limit(resources),
+        cpus: cpus(resources),
+        termination_log: termination_log(spec, rootfs)?,
+    })
+}
+
+fn listen_address(spec: &Spec) -> Result<SocketAddr> {
+    let from_env = LISTEN_ENV
+        .iter()
+        .find_map(|name| Some((format!("environment variable {name}"), spec.env(name)?)));
+    let (origin, text) = from_env
+        .or_else(|| {
+            let text = spec.view.annotations.get(LISTEN_ANNOTATION)?;
+            Some((format!("annotation {LISTEN_ANNOTATION}"), text.as_str()))
+        })
+        .unwrap_or_else(|| ("default".to_owned(), DEFAULT_LISTEN));
+    text.parse().map_err(|_| {
+        anyhow!("{origin} is {text:?}, which is no address to listen on such as {DEFAULT_LISTEN}")
+    })
+}
+
+/// Somewhat below the cgroup's limit, so that the guest's memory stops growing
+/// before the kernel kills the process.
+fn memory_limit(resources: &Value) -> Option<u64> {
+    let limit = resources["memory"]["limit"].as_u64().filter(|n| *n > 0)?;
+    let reserve = (limit / 32).clamp(4 << 20, 32 << 20).min(limit / 2);
+    Some(limit - reserve)
+}
+
+fn cpus(resources: &Value) -> Option<f32> {
+    let quota = resources["cpu"]["quota"].as_i64().filter(|q| *q > 0)?;
+    let period = resources["cpu"]["period"].as_u64().filter(|p| *p > 0);
+    Some(quota as f32 / period.unwrap_or(100_000) as f32)
+}
+
+/// Where the runner finds the file that the kubelet reads a last message from.
+fn termination_log(spec: &Spec, rootfs: &Path) -> Result<Option<PathBuf>> {
+    let wanted = spec
+        .view
+        .annotations
+        .get(TERMINATION_LOG_ANNOTATION)
+        .map_or(TERMINATION_LOG, String::as_str);
+    if !spec.view.mounts.iter().any(|m| m.destination == wanted) {
+        return Ok(None);
+    }
+    let inside = Tree::open(rootfs)?.ensure(Path::new(wanted), MountPoint::File)?;
+    Ok(Some(PathBuf::from(format!(
+        "{GUEST_ROOT}{}",
+        inside.display()
+    ))))
+}
+
+#[cfg(test)]
+mod tests;

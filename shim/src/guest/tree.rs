@@ -1,0 +1,200 @@
+//! A directory tree that an image or a volume brought: its symbolic links are
+//! resolved within it, never outside.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: OwnedFd,
+    path: PathBuf,
+}
+
+/// What a mount needs to be there before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MountPoint {
+    Dir,
+    File,
+}
+
+impl Tree {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty())
+            .with_context(|| format!("open directory {}", path.display()))?;
+        Ok(Tree {
+            root,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Opens a regular file for reading; None when there is no such file.
+    pub(super) fn open_file(&self, path: &Path) -> Result<Option<File>> {
+        // NONBLOCK: the path may turn out to be a FIFO.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = match self.resolve(&normal(path)?, flags) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+            Err(e) => return Err(e).with_context(|| self.describe("open", path)),
+        };
+        let file = File::from(fd);
+        if !file.metadata()?.is_file() {
+            return Ok(None);
+        }
+        Ok(Some(file))
+    }
+
+    /// Makes what of `path` is missing, so that something can be mounted there,
+    /// and gives where in the tree it is once links are followed.
+    pub(super) fn ensure(&self, path: &Path, kind: MountPoint) -> Result<PathBuf> {
+        let path = normal(path)?;
+        let mut parent = self.resolve(Path::new("."), OFlags::PATH | OFlags::CLOEXEC)?;
+        let mut so_far = PathBuf::new();
+        let parts: Vec<_> = path.components().collect();
+        for (i, part) in parts.iter().enumerate() {
+            so_far.push(part);
+            let found = match self.resolve(&so_far, OFlags::PATH | OFlags::CLOEXEC) {
+                Ok(fd) => fd,
+                Err(rustix::io::Errno::NOENT) => {
+                    let last = i + 1 == parts.len();
+                    let name = Path::new(part.as_os_str());
+                    make(&parent, name, kind == MountPoint::File && last)
+                        .with_context(|| self.describe("create mount point", &so_far))?
+                }
+                Err(e) => return Err(e).with_context(|| self.describe("resolve", &so_far)),
+            };
+            parent = found;
+        }
+        let base = real_path(&self.root)?;
+        let real = real_path(&parent)?;
+        let inside = real
+            .strip_prefix(&base)
+            .with_context(|| self.describe("resolve", &path))?;
+        Ok(Path::new("/").join(inside))
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), how) {
+                // Something was renamed in the tree meanwhile.
+                Err(rustix::io::Errno::AGAIN) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn describe(&self, what: &str, path: &Path) -> String {
+        format!("{what} {} in {}", path.display(), self.path.display())
+    }
+}
+
+fn make(parent: &OwnedFd, name: &Path, file: bool) -> rustix::io::Result<OwnedFd> {
+    let exists = |result| match result {
+        Err(rustix::io::Errno::EXIST) => Ok(()),
+        other => other,
+    };
+    if file {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        exists(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop))?;
+    } else {
+        exists(rustix::fs::mkdirat(
+            parent,
+            name,
+            Mode::from_raw_mode(0o755),
+        ))?;
+    }
+    // A dangling link would be here now; it is not followed, and not a place to mount.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let mode = rustix::fs::fstat(&fd)?.st_mode;
+    if rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Symlink {
+        return Err(rustix::io::Errno::LOOP);
+    }
+    Ok(fd)
+}
+
+/// `path` without `.`, `..` and the leading slash, as a container's own root
+/// would have it: `..` above the root is the root.
+pub(super) fn normal(path: &Path) -> Result<PathBuf> {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(part) => clean.push(part),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir => {}
+            Component::Prefix(_) => bail!("{} is no path", path.display()),
+        }
+    }
+    if clean.as_os_str().is_empty() {
+        clean.push(".");
+    }
+    Ok(clean)
+}
+
+fn real_path(fd: &OwnedFd) -> Result<PathBuf> {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    std::fs::read_link(&link).with_context(|| format!("read {link}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn tree() -> (tempfile::TempDir, Tree) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("run")).unwrap();
+        std::fs::create_dir_all(dir.path().join("outside")).unwrap();
+        std::fs::write(dir.path().join("secret"), "s").unwrap();
+        let tree = Tree::open(&root).unwrap();
+        (dir, tree)
+    }
+
+    #[test]
+    fn an_absolute_link_stays_inside() {
+        let (dir, tree) = tree();
+        std::fs::create_dir(dir.path().join("root/var")).unwrap();
+        symlink("/run", dir.path().join("root/var/run")).unwrap();
+        let path = tree.ensure(Path::new("/var/run/secrets/token"), MountPoint::Dir);
+        assert_eq!(path.unwrap(), Path::new("/run/secrets/token"));
+        assert!(dir.path().join("root/run/secrets/token").is_dir());
+    }
+
+    #[test]
+    fn links_that_climb_out_end_at_the_root() {
+        let (dir, tree) = tree();
+        symlink("../../../outside", dir.path().join("root/up")).unwrap();
+        symlink("../secret", dir.path().join("root/link")).unwrap();
+        assert!(tree.ensure(Path::new("/up/x"), MountPoint::Dir).is_err());
+        assert!(!dir.path().join("outside/x").exists());
+        assert!(tree.open_file(Path::new("/link")).unwrap().is_none());
+        assert!(tree.open_file(Path::new("/../secret")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_mount_gets_a_file() {
+        let (dir, tree) = tree();
+        tree.ensure(Path::new("/etc/hosts"), MountPoint::File)
+            .unwrap();
+        assert!(dir.path().join("root/etc/hosts").is_file());
+        // Again, over what is there now.
+        tree.ensure(Path::new("/etc/./hosts"), MountPoint::File)
+            .unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_no_file() {
+        let (_dir, tree) = tree();
+        assert!(tree.open_file(Path::new("/run")).unwrap().is_none());
+    }
+}

@@ -1,0 +1,64 @@
+//! The few places where descriptors change hands across a fork or an exec.
+//! All unsafe code of the shim is here.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// The first descriptor that is handed to a child, after stdio.
+pub(crate) const FIRST_PASSED_FD: RawFd = 3;
+/// How many descriptors are handed to a child at most.
+const PASSED_FDS: RawFd = 3;
+
+/// Keeps the low descriptors occupied, so that nothing this process opens later
+/// sits where a child expects a passed descriptor: `pass_fds` could then
+/// overwrite one of its sources, or std's own exec pipe, in the child.
+pub(crate) fn reserve_low_fds() -> io::Result<()> {
+    loop {
+        let fd: OwnedFd = std::fs::File::open("/dev/null")?.into();
+        if fd.as_raw_fd() >= FIRST_PASSED_FD + PASSED_FDS {
+            return Ok(());
+        }
+        // Held for the life of the process on purpose.
+        std::mem::forget(fd);
+    }
+}
+
+/// Takes over descriptor `fd`, which the parent promised to pass, and moves it
+/// out of the low range.
+pub(crate) fn take_passed_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only inspects the descriptor table; it fails on a closed one.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open (checked above), and by the protocol between
+    // the start action and the server nobody else in this process owns it.
+    let low = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(&low, 16)?)
+}
+
+/// Makes `command` inherit `fds` as descriptors 3, 4, ... The command owns them.
+pub(crate) fn pass_fds(command: &mut Command, fds: Vec<OwnedFd>) {
+    debug_assert!(fds.len() as RawFd <= PASSED_FDS);
+    // SAFETY: between fork and exec the closure only calls dup2, which is
+    // async-signal-safe, and allocates nothing. No source lies in the target
+    // range, because reserve_low_fds ran before any of them was opened.
+    unsafe {
+        command.pre_exec(move || {
+            for (i, fd) in fds.iter().enumerate() {
+                if libc::dup2(fd.as_raw_fd(), FIRST_PASSED_FD + i as RawFd) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Gives the calling thread a working directory of its own.
+pub(crate) fn unshare_working_directory() -> io::Result<()> {
+    // SAFETY: FS separates the working directory, root and umask of this thread;
+    // descriptors, which the function's contract is about, stay shared.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?)
+}

@@ -1,0 +1,383 @@
+//! The life of the containers that are ours: the sandbox and Wasm.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use containerd_shim_protos::api::{CreateTaskRequest, DeleteResponse};
+use containerd_shim_protos::events::task::{
+    TaskCreate, TaskDelete, TaskExit, TaskIO, TaskOOM, TaskPaused, TaskResumed, TaskStart,
+};
+use containerd_shim_protos::topics;
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::container::{Container, Operation, Status};
+use super::pod::Pod;
+use crate::cgroup::Cgroup;
+use crate::error::{TaskError, TaskResult};
+use crate::events::timestamp;
+use crate::guest::{self, Control, Guest};
+use crate::launch::Launch;
+use crate::reaper::{Exit, Mark};
+use crate::spec::Spec;
+use crate::state::{Kind, Member, write_json};
+use crate::{rootfs, stdio};
+
+/// How long a killed process may take to end.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What Create decided about a container.
+pub(super) enum Payload {
+    Sandbox,
+    Wasm(Guest),
+    Linux,
+}
+
+impl Pod {
+    /// Mounts the container's snapshot and looks at what it runs. A Linux
+    /// container's is unmounted again: the stock shim mounts it itself.
+    pub(super) async fn inspect(
+        &self,
+        spec: &Spec,
+        request: &CreateTaskRequest,
+        rootfs: &Path,
+    ) -> Result<Payload> {
+        let (spec, mounts) = (spec.clone(), request.rootfs.clone());
+        let rootfs = rootfs.to_owned();
+        blocking(move || {
+            rootfs::mount_all(&mounts, &rootfs)?;
+            if spec.is_sandbox() {
+                return Ok(Payload::Sandbox);
+            }
+            let found = guest::find(&spec, &rootfs);
+            if !matches!(found, Ok(Some(_))) && !mounts.is_empty() {
+                rootfs::unmount(&rootfs)?;
+            }
+            Ok(found?.map_or(Payload::Linux, Payload::Wasm))
+        })
+        .await
+    }
+
+    /// Creates the sandbox or a Wasm container; its snapshot is mounted. On
+    /// failure the caller undoes what is there.
+    pub(super) async fn create_own(
+        &self,
+        container: &Arc<Container>,
+        request: &CreateTaskRequest,
+        mut spec: Spec,
+        rootfs: &Path,
+        guest: Option<Guest>,
+    ) -> Result<u32> {
+        if request.terminal || spec.view.process.terminal {
+            bail!("not implemented: terminal of a Wasm container");
+        }
+        if !request.checkpoint.is_empty() {
+            bail!("not implemented: restore of a Wasm container");
+        }
+        spec.clamp_oom_score_adj();
+        container.state().systemd_cgroup = spec.systemd_cgroup();
+        let since = self.setup.reaper.mark();
+        let (pid, control) = match guest {
+            None => {
+                spec.document["root"]["path"] = json!(rootfs);
+                write_json(&container.dir.config(), &spec.document)?;
+                (self.launch(container, &spec, vec![]).await?, None)
+            }
+            Some(guest) => self.launch_guest(container, &spec, rootfs, &guest).await?,
+        };
+        self.watch(container, &spec, pid, since, control)?;
+        let io = TaskIO {
+            stdin: container.io.stdin.clone(),
+            stdout: container.io.stdout.clone(),
+            stderr: container.io.stderr.clone(),
+            terminal: container.io.terminal,
+            ..Default::default()
+        };
+        let event = TaskCreate {
+            container_id: container.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.clone(),
+            io: Some(io).into(),
+            pid,
+            ..Default::default()
+        };
+        self.publish(topics::TASK_CREATE_EVENT_TOPIC, &event);
+        Ok(pid)
+    }
+
+    async fn launch_guest(
+        &self,
+        container: &Arc<Container>,
+        spec: &Spec,
+        rootfs: &Path,
+        guest: &Guest,
+    ) -> Result<(u32, Option<Control>)> {
+        let toolchain = &self.setup.toolchain;
+        let runner = toolchain.paths.runner()?;
+        let compiled = toolchain.compiled(guest).await?;
+        let config = guest::runner_config(spec, guest, compiled.kinds, rootfs)?;
+        let root = container.dir.path().join("root");
+        let document = {
+            let (spec, rootfs) = (spec.clone(), rootfs.to_owned());
+            blocking(move || guest::rewrite(&spec, &rootfs, &root, &runner)).await?
+        };
+        write_json(&container.dir.config(), &document)?;
+        let config = guest::sealed_file("runner-config", &serde_json::to_vec(&config)?)?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("create a socket")?;
+        let mut control = Control::new(ours)?;
+        let fds = vec![config.into(), compiled.file.into(), theirs.into()];
+        let pid = self.launch(container, spec, fds).await?;
+        control
+            .ready()
+            .await
+            .with_context(|| format!("prepare {}", guest.name))?;
+        Ok((pid, Some(control)))
+    }
+
+    async fn launch(
+        &self,
+        container: &Container,
+        spec: &Spec,
+        fds: Vec<std::os::fd::OwnedFd>,
+    ) -> Result<u32> {
+        let (streams, held) = stdio::open(&container.io)?;
+        let launch = Launch {
+            id: &container.id,
+            bundle: container.dir.path(),
+            systemd_cgroup: spec.systemd_cgroup(),
+            streams,
+            fds,
+        };
+        let pid = self.setup.runc.run(&self.setup.reaper, launch).await?;
+        container.state().held = held;
+        Ok(pid)
+    }
+
+    /// Registers the process and follows it to its end.
+    fn watch(
+        &self,
+        container: &Arc<Container>,
+        spec: &Spec,
+        pid: u32,
+        since: Mark,
+        control: Option<Control>,
+    ) -> Result<()> {
+        let ended = self.setup.reaper.watch(pid, since);
+        // Gone already when the process has ended.
+        let cgroup = Cgroup::of(pid).ok().map(Arc::new);
+        {
+            let mut state = container.state();
+            state.pid = pid;
+            state.status = Status::Created;
+            state.oom = cgroup.as_ref().and_then(|cgroup| cgroup.oom_counter());
+            state.cgroup = cgroup;
+            state.control = control;
+        }
+        let container = container.clone();
+        let events = self.setup.events.clone();
+        let alone = spec.private_pid_namespace();
+        tokio::spawn(async move {
+            let Ok(exit) = ended.await else { return };
+            // A Start that is under way is told first.
+            let _gate = container.start_gate.lock().await;
+            let (cgroup, oom) = {
+                let mut state = container.state();
+                (state.cgroup.clone(), state.oom.take())
+            };
+            if let Some(cgroup) = cgroup.filter(|_| !alone) {
+                cgroup.signal_all(Signal::KILL);
+            }
+            if oom.is_some_and(|mut oom| oom.kills() > 0) {
+                let event = TaskOOM {
+                    container_id: container.id.clone(),
+                    ..Default::default()
+                };
+                events.publish(topics::TASK_OOM_EVENT_TOPIC, &event);
+            }
+            events.publish(topics::TASK_EXIT_EVENT_TOPIC, &exit_event(&container, exit));
+            container.finish(exit);
+        });
+        Ok(())
+    }
+
+    pub(super) async fn start_own(&self, container: &Container) -> TaskResult<u32> {
+        let _operation = container.operation.lock().await;
+        container.check(Operation::Start)?;
+        let _gate = container.start_gate.lock().await;
+        let control = container.state().control.take();
+        if let Some(mut control) = control {
+            if let Err(e) = control.start().await {
+                let pid = container.state().pid;
+                let _ = self.setup.reaper.kill(pid, Signal::KILL);
+                return Err(e.context("start the guest").into());
+            }
+            container.state().control = Some(control);
+        }
+        let pid = {
+            let mut state = container.state();
+            state.status = Status::Running;
+            state.pid
+        };
+        let event = TaskStart {
+            container_id: container.id.clone(),
+            pid,
+            ..Default::default()
+        };
+        self.publish(topics::TASK_START_EVENT_TOPIC, &event);
+        Ok(pid)
+    }
+
+    pub(super) fn kill_own(&self, container: &Container, signal: u32, all: bool) -> TaskResult<()> {
+        container.check(Operation::Kill)?;
+        let signal = i32::try_from(signal)
+            .ok()
+            .and_then(Signal::from_named_raw)
+            .ok_or_else(|| TaskError::InvalidArgument(format!("unknown signal {signal}")))?;
+        let (pid, cgroup) = {
+            let state = container.state();
+            (state.pid, state.cgroup.clone())
+        };
+        if let Some(cgroup) = cgroup.filter(|_| all) {
+            cgroup.signal_all(signal);
+            return Ok(());
+        }
+        let alive = self
+            .setup
+            .reaper
+            .kill(pid, signal)
+            .with_context(|| format!("signal process {pid}"))?;
+        if alive {
+            Ok(())
+        } else {
+            Err(TaskError::Ended(container.id.clone()))
+        }
+    }
+
+    /// Deletes a container that has ended, or was never started.
+    pub(super) async fn delete_own(
+        &self,
+        container: &Arc<Container>,
+    ) -> TaskResult<DeleteResponse> {
+        let _operation = container.operation.lock().await;
+        // Another Delete, or a Create that failed, may have come first.
+        self.get(&container.id)?;
+        container.check(Operation::Delete)?;
+        if container.state().status == Status::Created {
+            self.kill_own(container, libc::SIGKILL as u32, true)?;
+            tokio::time::timeout(KILL_PATIENCE, container.ended())
+                .await
+                .map_err(|_| anyhow!("container {:?} does not end", container.id))?;
+        }
+        self.clean_up(container).await?;
+        let (pid, exit) = {
+            let state = container.state();
+            (state.pid, state.exit.unwrap_or_else(|| Exit::now(255)))
+        };
+        let event = TaskDelete {
+            container_id: container.id.clone(),
+            pid,
+            exit_status: exit.code,
+            exited_at: Some(timestamp(exit.at)).into(),
+            ..Default::default()
+        };
+        self.publish(topics::TASK_DELETE_EVENT_TOPIC, &event);
+        self.remove(&container.id);
+        Ok(DeleteResponse {
+            pid,
+            exit_status: exit.code,
+            exited_at: Some(timestamp(exit.at)).into(),
+            ..Default::default()
+        })
+    }
+
+    /// Removes everything of a container but its entry in the registry. What is
+    /// gone already is fine, so that it can be repeated.
+    pub(super) async fn clean_up(&self, container: &Container) -> Result<()> {
+        let (kind, systemd) = {
+            let state = container.state();
+            (state.kind, state.systemd_cgroup)
+        };
+        if kind != Some(Kind::Linux) {
+            self.setup
+                .runc
+                .delete(&self.setup.reaper, &container.id, systemd)
+                .await?;
+        }
+        let (rootfs, dir) = (rootfs_of(&container.bundle), container.dir.clone());
+        blocking(move || {
+            rootfs::unmount(&rootfs)?;
+            dir.remove()
+        })
+        .await
+    }
+
+    pub(super) async fn freeze(&self, container: &Container, frozen: bool) -> TaskResult<()> {
+        let _operation = container.operation.lock().await;
+        let systemd = container.state().systemd_cgroup;
+        let (runc, reaper) = (&self.setup.runc, &self.setup.reaper);
+        let container_id = container.id.clone();
+        if frozen {
+            container.check(Operation::Pause)?;
+            runc.pause(reaper, &container.id, systemd).await?;
+            container.state().status = Status::Paused;
+            let event = TaskPaused {
+                container_id,
+                ..Default::default()
+            };
+            self.publish(topics::TASK_PAUSED_EVENT_TOPIC, &event);
+        } else {
+            container.check(Operation::Resume)?;
+            runc.resume(reaper, &container.id, systemd).await?;
+            container.state().status = Status::Running;
+            let event = TaskResumed {
+                container_id,
+                ..Default::default()
+            };
+            self.publish(topics::TASK_RESUMED_EVENT_TOPIC, &event);
+        }
+        Ok(())
+    }
+
+    pub(super) fn publish<M: containerd_shim_protos::protobuf::MessageFull>(
+        &self,
+        topic: &str,
+        event: &M,
+    ) {
+        self.setup.events.publish(topic, event);
+    }
+}
+
+pub(super) fn exit_event(container: &Container, exit: Exit) -> TaskExit {
+    TaskExit {
+        container_id: container.id.clone(),
+        id: container.id.clone(),
+        pid: container.state().pid,
+        exit_status: exit.code,
+        exited_at: Some(timestamp(exit.at)).into(),
+        ..Default::default()
+    }
+}
+
+/// The member file, written before anything of the container exists.
+pub(super) fn remember(container: &Container, kind: Kind) -> Result<()> {
+    container.state().kind = Some(kind);
+    container.dir.create(&Member {
+        kind,
+        bundle: container.bundle.clone(),
+    })
+}
+
+pub(super) fn rootfs_of(bundle: &Path) -> PathBuf {
+    bundle.join("rootfs")
+}
+
+/// Runs what may block on a thread of its own.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .context("a worker thread panicked")?
+}

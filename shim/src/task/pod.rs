@@ -1,0 +1,127 @@
+//! The Pod: its containers, and when its shim may end.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use containerd_shim_protos::api::CreateTaskRequest;
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+
+use super::container::Container;
+use crate::error::{TaskError, TaskResult};
+use crate::events::Publisher;
+use crate::flags::valid_name;
+use crate::guest::Toolchain;
+use crate::launch::Runc;
+use crate::nested::Nested;
+use crate::reaper::Reaper;
+use crate::state::PodDir;
+use crate::stdio::Paths;
+
+/// What a Pod's server works with.
+pub(crate) struct Setup {
+    pub(crate) dir: PodDir,
+    pub(crate) reaper: Reaper,
+    pub(crate) events: Publisher,
+    pub(crate) runc: Runc,
+    pub(crate) toolchain: Toolchain,
+    pub(crate) nested: Nested,
+}
+
+pub(crate) struct Pod {
+    pub(crate) setup: Setup,
+    containers: Mutex<HashMap<String, Arc<Container>>>,
+    /// containerd has asked this shim to end. It asks once, and too early when
+    /// the pause container is deleted before the others.
+    shutdown: AtomicBool,
+    /// Cancelled when the server is to end.
+    pub(crate) done: CancellationToken,
+}
+
+impl Pod {
+    pub(crate) fn new(setup: Setup) -> Arc<Self> {
+        Arc::new(Pod {
+            setup,
+            containers: Mutex::default(),
+            shutdown: AtomicBool::new(false),
+            done: CancellationToken::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, id: &str) -> TaskResult<Arc<Container>> {
+        self.lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| TaskError::NotFound(id.to_owned()))
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Container>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Registers a container that is being created, with its operation lock held.
+    pub(crate) fn insert(
+        &self,
+        request: &CreateTaskRequest,
+    ) -> TaskResult<(Arc<Container>, OwnedMutexGuard<()>)> {
+        valid_name("container id", &request.id)
+            .map_err(|e| TaskError::InvalidArgument(e.to_string()))?;
+        let io = Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let dir = self.setup.dir.container(&request.id);
+        let bundle = PathBuf::from(&request.bundle);
+        let container = Arc::new(Container::new(&request.id, bundle, io, dir));
+        let guard = container
+            .operation
+            .clone()
+            .try_lock_owned()
+            .map_err(|_| TaskError::AlreadyExists(request.id.clone()))?;
+        let mut containers = self.lock();
+        if containers.contains_key(&request.id) {
+            return Err(TaskError::AlreadyExists(request.id.clone()));
+        }
+        containers.insert(request.id.clone(), container.clone());
+        Ok((container, guard))
+    }
+
+    pub(crate) fn remove(&self, id: &str) {
+        self.lock().remove(id);
+        self.end_if_asked();
+    }
+
+    /// containerd's Shutdown. Ignored while there are containers, and remembered:
+    /// it also comes for a container that could not be created.
+    pub(crate) fn request_shutdown(&self) {
+        self.shutdown.store(true, Ordering::Relaxed);
+        self.end_if_asked();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn end_if_asked(&self) {
+        if !self.shutdown.load(Ordering::Relaxed) || !self.is_empty() {
+            return;
+        }
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            // The answer to the call that led here goes out first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            done.cancel();
+        });
+    }
+}

@@ -1,0 +1,458 @@
+//! The Task service: every call of it, answered here or by the stock shim.
+//!
+//! ttrpc drops a handler when its caller hangs up or runs out of time. What
+//! changes a container therefore runs in a task of its own, and the handler
+//! only waits for it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use async_trait::async_trait;
+use containerd_shim_protos::api::{
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+    PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest,
+    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
+    StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::shim_async::{Task, TaskClient};
+use ttrpc::asynchronous::TtrpcContext;
+use ttrpc::context::Context;
+
+use super::container::{Container, Operation, Status};
+use super::forward::{Answer, ask};
+use super::own::{Payload, remember, rootfs_of};
+use super::pod::Pod;
+use crate::cgroup;
+use crate::error::{TaskError, TaskResult};
+use crate::events::timestamp;
+use crate::reaper::Exit;
+use crate::spec::Spec;
+use crate::state::Kind;
+
+/// How much longer than its caller a forwarded call may take here.
+const SLACK: Duration = Duration::from_secs(1);
+
+pub(crate) struct TaskService {
+    pod: Arc<Pod>,
+}
+
+impl TaskService {
+    pub(crate) fn new(pod: Arc<Pod>) -> Self {
+        TaskService { pod }
+    }
+}
+
+/// Runs `operation` to its end, whether or not the caller stays.
+async fn detached<T: Send + 'static>(
+    operation: impl Future<Output = TaskResult<T>> + Send + 'static,
+) -> ttrpc::Result<T> {
+    match tokio::spawn(operation).await {
+        Ok(result) => Ok(result?),
+        Err(e) => Err(TaskError::Failed(anyhow!(e).context("an operation failed")).into()),
+    }
+}
+
+/// The caller's metadata and time, for a call to the stock shim.
+fn context(ctx: &TtrpcContext) -> Context {
+    let timeout = match ctx.timeout_nano {
+        0 => 0,
+        nanos => nanos + SLACK.as_nanos() as i64,
+    };
+    Context {
+        metadata: ctx.metadata.clone(),
+        timeout_nano: timeout,
+    }
+}
+
+impl Pod {
+    async fn create(
+        self: Arc<Self>,
+        request: CreateTaskRequest,
+        context: Context,
+    ) -> TaskResult<u32> {
+        let (container, _operation) = self.insert(&request)?;
+        let result = self.create_inner(&container, request, context).await;
+        if let Err(error) = &result {
+            log::warn!("create {}: {error}", container.id);
+            if let Err(e) = self.clean_up(&container).await {
+                log::error!("undo the creation of {}: {e:#}", container.id);
+            }
+            self.remove(&container.id);
+        }
+        result
+    }
+
+    async fn create_inner(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        request: CreateTaskRequest,
+        context: Context,
+    ) -> TaskResult<u32> {
+        let spec = Spec::load(&container.bundle)?;
+        let rootfs = match request.rootfs.is_empty() {
+            false => rootfs_of(&container.bundle),
+            // The snapshot is mounted by somebody else.
+            true => {
+                let path = spec.document["root"]["path"].as_str().unwrap_or("rootfs");
+                container.bundle.join(PathBuf::from(path))
+            }
+        };
+        let payload = self.inspect(&spec, &request, &rootfs).await?;
+        let (kind, guest) = match payload {
+            Payload::Linux => (Kind::Linux, None),
+            Payload::Sandbox => (Kind::Sandbox, None),
+            Payload::Wasm(guest) => (Kind::Wasm, Some(guest)),
+        };
+        remember(container, kind)?;
+        if kind == Kind::Linux {
+            let systemd = spec.systemd_cgroup();
+            return self
+                .create_linux(container, request, context, systemd)
+                .await;
+        }
+        let create = self.create_own(container, &request, spec, &rootfs, guest);
+        tokio::select! {
+            result = create => Ok(result?),
+            () = container.cancel.cancelled() => {
+                Err(anyhow!("creation of container {:?} was given up", container.id).into())
+            }
+        }
+    }
+
+    async fn delete(
+        self: Arc<Self>,
+        request: DeleteRequest,
+        context: Context,
+    ) -> TaskResult<DeleteResponse> {
+        let container = self.get(&request.id)?;
+        container.cancel.cancel();
+        if container.client().is_none() && request.exec_id.is_empty() {
+            return self.delete_own(&container).await;
+        }
+        // A Create that is under way comes first.
+        let operation = container.operation.lock().await;
+        let exec = !request.exec_id.is_empty();
+        match ask(
+            &container,
+            |c| async move { c.delete(context, &request).await },
+        )
+        .await
+        {
+            Ok(Answer::Nested(response)) => {
+                if !exec {
+                    self.clean_up(&container).await?;
+                    self.remove(&container.id);
+                }
+                Ok(response)
+            }
+            Ok(Answer::Own) if exec => Err(TaskError::NotFound(container.id.clone())),
+            Ok(Answer::Own) => {
+                drop(operation);
+                self.delete_own(&container).await
+            }
+            Err(error) => {
+                if !exec && is_not_found(&error) {
+                    self.clean_up(&container).await?;
+                    self.remove(&container.id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn pids(
+        &self,
+        container: &Container,
+        request: PidsRequest,
+        ctx: Context,
+    ) -> TaskResult<PidsResponse> {
+        if let Answer::Nested(response) =
+            ask(container, |c| async move { c.pids(ctx, &request).await }).await?
+        {
+            return Ok(response);
+        }
+        let (status, pid, cgroup) = {
+            let state = container.state();
+            (state.status, state.pid, state.cgroup.clone())
+        };
+        if status == Status::Creating {
+            return Err(TaskError::NotFound(container.id.clone()));
+        }
+        let mut pids = cgroup.map(|cgroup| cgroup.pids()).unwrap_or_default();
+        // Never empty: containerd would take the container for a leftover.
+        if !pids.contains(&pid) {
+            pids.insert(0, pid);
+        }
+        let processes = pids
+            .into_iter()
+            .map(|pid| ProcessInfo {
+                pid,
+                ..Default::default()
+            })
+            .collect();
+        Ok(PidsResponse {
+            processes,
+            ..Default::default()
+        })
+    }
+}
+
+fn is_not_found(error: &TaskError) -> bool {
+    matches!(error, TaskError::Forwarded(ttrpc::Error::RpcStatus(status))
+        if status.code() == ttrpc::Code::NOT_FOUND)
+}
+
+fn wait_response(exit: Exit) -> WaitResponse {
+    WaitResponse {
+        exit_status: exit.code,
+        exited_at: Some(timestamp(exit.at)).into(),
+        ..Default::default()
+    }
+}
+
+/// A call on a container that only the stock shim can answer.
+async fn nested_only<T, F>(
+    container: &Container,
+    what: &str,
+    call: impl FnOnce(TaskClient) -> F,
+) -> TaskResult<T>
+where
+    F: Future<Output = ttrpc::Result<T>>,
+{
+    match ask(container, call).await? {
+        Answer::Nested(response) => Ok(response),
+        Answer::Own if container.state().kind == Some(Kind::Linux) => {
+            Err(TaskError::NotFound(container.id.clone()))
+        }
+        Answer::Own => Err(TaskError::Unimplemented(format!("{what} a Wasm container"))),
+    }
+}
+
+/// Our containers have no process but their first.
+fn init_only(container: &Container, exec_id: &str) -> TaskResult<()> {
+    if exec_id.is_empty() {
+        return Ok(());
+    }
+    Err(TaskError::NotFound(format!("{}/{exec_id}", container.id)))
+}
+
+#[async_trait]
+impl Task for TaskService {
+    async fn create(
+        &self,
+        ctx: &TtrpcContext,
+        req: CreateTaskRequest,
+    ) -> ttrpc::Result<CreateTaskResponse> {
+        let pid = detached(self.pod.clone().create(req, context(ctx))).await?;
+        Ok(CreateTaskResponse {
+            pid,
+            ..Default::default()
+        })
+    }
+
+    async fn start(&self, ctx: &TtrpcContext, req: StartRequest) -> ttrpc::Result<StartResponse> {
+        let (pod, ctx) = (self.pod.clone(), context(ctx));
+        let container = pod.get(&req.id)?;
+        detached(async move {
+            let exec_id = req.exec_id.clone();
+            if let Answer::Nested(response) =
+                ask(&container, |c| async move { c.start(ctx, &req).await }).await?
+            {
+                return Ok(response);
+            }
+            init_only(&container, &exec_id)?;
+            let pid = pod.start_own(&container).await?;
+            Ok(StartResponse {
+                pid,
+                ..Default::default()
+            })
+        })
+        .await
+    }
+
+    async fn state(&self, ctx: &TtrpcContext, req: StateRequest) -> ttrpc::Result<StateResponse> {
+        let container = self.pod.get(&req.id)?;
+        let exec_id = req.exec_id.clone();
+        let ctx = context(ctx);
+        if let Answer::Nested(response) =
+            ask(&container, |c| async move { c.state(ctx, &req).await }).await?
+        {
+            return Ok(response);
+        }
+        init_only(&container, &exec_id)?;
+        if container.state().status == Status::Creating {
+            return Err(TaskError::NotFound(container.id.clone()).into());
+        }
+        Ok(container.describe())
+    }
+
+    async fn delete(
+        &self,
+        ctx: &TtrpcContext,
+        req: DeleteRequest,
+    ) -> ttrpc::Result<DeleteResponse> {
+        detached(self.pod.clone().delete(req, context(ctx))).await
+    }
+
+    async fn pids(&self, ctx: &TtrpcContext, req: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let container = self.pod.get(&req.id)?;
+        Ok(self.pod.pids(&container, req, context(ctx)).await?)
+    }
+
+    async fn pause(&self, ctx: &TtrpcContext, req: PauseRequest) -> ttrpc::Result<Empty> {
+        let (pod, ctx) = (self.pod.clone(), context(ctx));
+        let container = pod.get(&req.id)?;
+        detached(async move {
+            match ask(&container, |c| async move { c.pause(ctx, &req).await }).await? {
+                Answer::Nested(response) => return Ok(response),
+                Answer::Own => pod.freeze(&container, true).await?,
+            }
+            Ok(Empty::default())
+        })
+        .await
+    }
+
+    async fn resume(&self, ctx: &TtrpcContext, req: ResumeRequest) -> ttrpc::Result<Empty> {
+        let (pod, ctx) = (self.pod.clone(), context(ctx));
+        let container = pod.get(&req.id)?;
+        detached(async move {
+            match ask(&container, |c| async move { c.resume(ctx, &req).await }).await? {
+                Answer::Nested(response) => return Ok(response),
+                Answer::Own => pod.freeze(&container, false).await?,
+            }
+            Ok(Empty::default())
+        })
+        .await
+    }
+
+    async fn checkpoint(
+        &self,
+        ctx: &TtrpcContext,
+        req: CheckpointTaskRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.pod.get(&req.id)?;
+        let ctx = context(ctx);
+        let call = |c: TaskClient| async move { c.checkpoint(ctx, &req).await };
+        Ok(nested_only(&container, "checkpoint of", call).await?)
+    }
+
+    async fn kill(&self, ctx: &TtrpcContext, req: KillRequest) -> ttrpc::Result<Empty> {
+        let container = self.pod.get(&req.id)?;
+        let (signal, all, exec_id) = (req.signal, req.all, req.exec_id.clone());
+        let ctx = context(ctx);
+        if let Answer::Nested(response) =
+            ask(&container, |c| async move { c.kill(ctx, &req).await }).await?
+        {
+            return Ok(response);
+        }
+        init_only(&container, &exec_id)?;
+        self.pod.kill_own(&container, signal, all)?;
+        Ok(Empty::default())
+    }
+
+    async fn exec(&self, ctx: &TtrpcContext, req: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        let container = self.pod.get(&req.id)?;
+        let ctx = context(ctx);
+        let call = |c: TaskClient| async move { c.exec(ctx, &req).await };
+        Ok(nested_only(&container, "exec into", call).await?)
+    }
+
+    async fn resize_pty(&self, ctx: &TtrpcContext, req: ResizePtyRequest) -> ttrpc::Result<Empty> {
+        let container = self.pod.get(&req.id)?;
+        let ctx = context(ctx);
+        let call = |c: TaskClient| async move { c.resize_pty(ctx, &req).await };
+        Ok(nested_only(&container, "terminal of", call).await?)
+    }
+
+    async fn close_io(&self, ctx: &TtrpcContext, req: CloseIORequest) -> ttrpc::Result<Empty> {
+        let container = self.pod.get(&req.id)?;
+        let (stdin, exec_id) = (req.stdin, req.exec_id.clone());
+        let ctx = context(ctx);
+        if let Answer::Nested(response) =
+            ask(&container, |c| async move { c.close_io(ctx, &req).await }).await?
+        {
+            return Ok(response);
+        }
+        init_only(&container, &exec_id)?;
+        if stdin {
+            container.state().held.close_stdin();
+        }
+        Ok(Empty::default())
+    }
+
+    async fn update(&self, ctx: &TtrpcContext, req: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let (pod, ctx) = (self.pod.clone(), context(ctx));
+        let container = pod.get(&req.id)?;
+        detached(async move {
+            let resources = req.resources.clone().unwrap_or_default();
+            if let Answer::Nested(response) =
+                ask(&container, |c| async move { c.update(ctx, &req).await }).await?
+            {
+                return Ok(response);
+            }
+            let _operation = container.operation.lock().await;
+            container.check(Operation::Update)?;
+            let systemd = container.state().systemd_cgroup;
+            let runc = &pod.setup.runc;
+            runc.update(&pod.setup.reaper, &container.id, systemd, &resources.value)
+                .await?;
+            Ok(Empty::default())
+        })
+        .await
+    }
+
+    async fn wait(&self, ctx: &TtrpcContext, req: WaitRequest) -> ttrpc::Result<WaitResponse> {
+        let container = self.pod.get(&req.id)?;
+        let exec_id = req.exec_id.clone();
+        let ctx = context(ctx);
+        if let Answer::Nested(response) =
+            ask(&container, |c| async move { c.wait(ctx, &req).await }).await?
+        {
+            return Ok(response);
+        }
+        if container.state().kind != Some(Kind::Linux) {
+            init_only(&container, &exec_id)?;
+        }
+        Ok(wait_response(container.ended().await))
+    }
+
+    async fn stats(&self, ctx: &TtrpcContext, req: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let container = self.pod.get(&req.id)?;
+        let ctx = context(ctx);
+        if let Answer::Nested(response) =
+            ask(&container, |c| async move { c.stats(ctx, &req).await }).await?
+        {
+            return Ok(response);
+        }
+        let Some(cgroup) = container.state().cgroup.clone() else {
+            return Err(TaskError::NotFound(format!("cgroup of {}", container.id)).into());
+        };
+        let stats = cgroup::stats(&cgroup).map_err(TaskError::from)?;
+        Ok(StatsResponse {
+            stats: Some(stats).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn connect(
+        &self,
+        _ctx: &TtrpcContext,
+        req: ConnectRequest,
+    ) -> ttrpc::Result<ConnectResponse> {
+        // Fine for an unknown id: containerd asks for ids that are to be created.
+        let task_pid = self.pod.get(&req.id).map_or(0, |c| c.state().pid);
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid,
+            ..Default::default()
+        })
+    }
+
+    async fn shutdown(&self, _ctx: &TtrpcContext, _req: ShutdownRequest) -> ttrpc::Result<Empty> {
+        self.pod.request_shutdown();
+        Ok(Empty::default())
+    }
+}
