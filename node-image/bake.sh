@@ -12,7 +12,9 @@ shared=/kind/containerd
 root=$scratch/root
 containerd_root=/var/lib/containerd
 snapshotter=io.containerd.snapshotter.v1.overlayfs
-export CONTAINERD_ADDRESS=$scratch/containerd.sock CONTAINERD_NAMESPACE=k8s.io
+# Deprecation warnings of ctr would end up among the answers.
+exec 2>&1
+export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=true CONTAINERD_ADDRESS=$scratch/containerd.sock CONTAINERD_NAMESPACE=k8s.io
 
 fail() {
 	echo "error: $*"
@@ -51,15 +53,18 @@ while read -r image digest; do
 	fi
 done <$scratch/images
 
-# Directories that are a layer already, as part of the base: "CHAIN_ID FOLDER".
+# Directories that are a layer already, as part of the base: "CHAIN_ID FOLDER". Looking for a
+# snapshot's folder makes a view, whose own folder may outlive it.
+newest=$(ls $root/$snapshotter/snapshots 2>/dev/null | sort -n | tail -n 1)
 : >$scratch/links
 for list in /kind/layers/*.chain; do
 	[ -e "$list" ] || continue
 	while read -r chain folder; do
 		ctr snapshots info "$chain" >/dev/null 2>&1 || continue
-		ctr snapshots view wasmkind-look "$chain" >/dev/null
-		fs=$(ctr snapshots mounts /nowhere wasmkind-look | sed -E "s|.*lowerdir=([^:,]*).*|\1|; s|.* ($root[^ ]*/fs) .*|\1|")
-		ctr snapshots rm wasmkind-look
+		# The topmost folder of the snapshot: the first lower layer of an overlay, or the one bind.
+		fs=$(ctr snapshots view --mounts "wasmkind-look-$chain" "$chain" 2>/dev/null | tr -d ' \n\t' |
+			sed -E 's|.*lowerdir=([^:",]*).*|\1|; s|.*"Source":"([^"]*)".*|\1|')
+		ctr snapshots rm "wasmkind-look-$chain" >/dev/null 2>&1 || true
 		echo "$fs $folder" >>$scratch/links
 	done <"$list"
 done
@@ -78,6 +83,10 @@ done <$scratch/links
 for fs in $root/$snapshotter/snapshots/*/fs; do
 	[ -d "$fs" ] && [ ! -L "$fs" ] || continue
 	name=$(basename "$(dirname "$fs")")
+	if [ "$name" -gt "$newest" ]; then
+		rm -rf "$(dirname "$fs")"
+		continue
+	fi
 	# A whiteout, a device 0:0, cannot be made in a layer of an image: it would hide itself. Such a
 	# snapshot stays in /var, and each node copies it.
 	if [ -n "$(find "$fs" -type c -print -quit)" ]; then continue; fi

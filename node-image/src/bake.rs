@@ -58,7 +58,7 @@ pub async fn bake(
 
 /// Removes the build containers of this process.
 pub async fn remove_leftovers(docker: &Docker) -> Result<()> {
-    let filters = HashMap::from([("label", vec![run_label().join("=")])]);
+    let filters = HashMap::from([("name", vec![format!("^/{}$", container_name())])]);
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
     let containers = docker.list_containers(Some(options)).await.map_err(Error::docker("list build containers"))?;
     for id in containers.into_iter().filter_map(|container| container.id) {
@@ -67,15 +67,15 @@ pub async fn remove_leftovers(docker: &Docker) -> Result<()> {
     Ok(())
 }
 
-/// Label that tells the build containers of this process from those of others.
-pub(crate) fn run_label() -> [String; 2] {
-    ["wasmkind.dev/build".to_owned(), std::process::id().to_string()]
+/// One process builds one image at a time.
+fn container_name() -> String {
+    format!("wasmkind-build-{}", std::process::id())
 }
 
 /// A started container, with the inputs in it.
 async fn start<'a>(docker: &'a Docker, request: &Request<'_>) -> Result<Container<'a>> {
     let script = format!("/{INPUTS}/bake.sh");
-    let container_request = ContainerRequest { image: request.base, command: &["/bin/sh", &script], volume: SCRATCH };
+    let container_request = ContainerRequest { name: container_name(), image: request.base, command: &["/bin/sh", &script], volume: SCRATCH };
     let mut privilege = Privilege::guess();
     loop {
         let container = Container::create(docker, &container_request, privilege).await?;

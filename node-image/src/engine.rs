@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
-use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig, ImageInspect};
+use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig, ImageInspect, Mount, MountType};
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
     ImportImageOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
@@ -50,6 +50,7 @@ pub struct Container<'a> {
 
 /// What a build container runs.
 pub struct Request<'a> {
+    pub name: String,
     pub image: &'a str,
     pub command: &'a [&'a str],
     /// Path of an anonymous volume: scratch space that is not part of the image.
@@ -59,18 +60,18 @@ pub struct Request<'a> {
 impl<'a> Container<'a> {
     /// Creates a container that may mount, without starting it.
     pub async fn create(docker: &'a Docker, request: &Request<'_>, privilege: Privilege) -> Result<Self> {
-        let mut host = HostConfig { network_mode: Some("none".into()), ..HostConfig::default() };
+        // As a mount: a volume of the configuration would become part of the image.
+        let volume = Mount { target: Some(request.volume.to_owned()), typ: Some(MountType::VOLUME), ..Mount::default() };
+        let mut host = HostConfig { network_mode: Some("none".into()), mounts: Some(vec![volume]), ..HostConfig::default() };
         privilege.apply(&mut host);
         let body = ContainerCreateBody {
             image: Some(request.image.to_owned()),
             entrypoint: Some(request.command.iter().map(|&word| word.to_owned()).collect()),
             cmd: Some(Vec::new()),
-            volumes: Some(vec![request.volume.to_owned()]),
-            labels: Some([crate::bake::run_label().into()].into()),
             host_config: Some(host),
             ..ContainerCreateBody::default()
         };
-        let options = CreateContainerOptionsBuilder::default().build();
+        let options = CreateContainerOptionsBuilder::default().name(&request.name).build();
         let created = docker
             .create_container(Some(options), body)
             .await
