@@ -18,7 +18,7 @@ use crate::events::timestamp;
 use crate::flags::Flags;
 use crate::launch::Runc;
 use crate::nested::{self, Settings};
-use crate::state::{Endpoint, Kind, Member, PodDir, runc_root};
+use crate::state::{Endpoint, Kind, Member, PodDir, runc_root, stock_runc_root};
 use crate::{rootfs, sys};
 
 /// 128 + SIGKILL, as the stock shim says.
@@ -121,6 +121,12 @@ fn remove(pod: &PodDir, flags: &Flags, id: &str, member: &Member) {
         };
         if let Ok(mut command) = nested::delete_command(&settings, id, &member.bundle) {
             let _ = command.stdout(std::process::Stdio::null()).status();
+        }
+        // containerd removes the bundles of a Pod's containers as soon as their
+        // shim is gone, and the stock shim deletes nothing without a bundle.
+        let root = stock_runc_root(&flags.namespace);
+        if root.join(id).exists() {
+            let _ = Runc::new(root).delete_now(id);
         }
     } else {
         let _ = Runc::new(runc_root(&flags.namespace)).delete_now(id);

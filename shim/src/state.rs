@@ -176,6 +176,11 @@ pub(crate) fn runc_root(namespace: &str) -> PathBuf {
     Path::new(RUNC_ROOT).join(namespace)
 }
 
+/// Where the stock shim has runc keep the state of the Linux containers.
+pub(crate) fn stock_runc_root(namespace: &str) -> PathBuf {
+    Path::new("/run/containerd/runc").join(namespace)
+}
+
 pub(crate) fn create_dir(dir: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)

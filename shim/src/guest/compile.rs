@@ -60,7 +60,12 @@ impl Toolchain {
         command
             .args(["compile", "--cache"])
             .arg(&self.paths.cache)
-            .args(["--name", &guest.name, "-"])
+            .args(["--name", &guest.name]);
+        if let Some(export) = &guest.export {
+            command.args(["--export", export]);
+        }
+        command
+            .arg("-")
             .stdin(module_file(&guest.bytes)?)
             .stdout(Stdio::null())
             .stderr(output.try_clone()?);

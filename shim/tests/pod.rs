@@ -1,0 +1,364 @@
+//! Whole Pods under a real containerd, with a stand-in for the runner: what the
+//! shim does, whatever the guest is.
+
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
+mod support;
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use support::{Containerd, Libexec, Pod, eventually, text};
+use wasmkind_engine::cache::Cache;
+use wasmkind_engine::{Digest, Kind, Kinds};
+
+const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+
+/// A containerd with an image `wasm`, whose module is "compiled" already.
+fn containerd() -> Containerd {
+    prepare(Containerd::start(Libexec::Fake))
+}
+
+fn prepare(containerd: Containerd) -> Containerd {
+    containerd.import("wasm", &[("app.wasm", MODULE)], &["/app.wasm"]);
+    let cache = Cache::open(&containerd.cache()).unwrap();
+    let digest = Digest::of(MODULE);
+    let kinds = Kinds::NONE.with(Kind::CommandP1);
+    cache
+        .lock(&digest)
+        .unwrap()
+        .store(&digest, kinds, b"code")
+        .unwrap();
+    containerd
+}
+
+fn kill(pid: u32, signal: &str) {
+    let status = std::process::Command::new("kill")
+        .args(["-s", signal, &pid.to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success(), "kill {pid}");
+}
+
+#[test]
+fn wasm_and_linux_share_a_pod_and_leave_nothing() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("mixed");
+    let wasm = pod.run("wasm", "wasm", &["serve"]);
+    assert!(
+        !pod.state_dir().join("nested.json").exists(),
+        "a Pod with only Wasm started the stock shim"
+    );
+    let linux = pod.run("linux", "linux", &["serve"]);
+    assert_ne!(pod.server_pid("shim.json"), pod.server_pid("nested.json"));
+
+    pod.wait_log("wasm", "wasm serves");
+    let log = pod.wait_log("linux", "on stderr too");
+    assert!(log.contains("linux serves"), "{log}");
+
+    let env = pod.exec(&linux, &["/linux", "env"]);
+    assert!(text(&env).contains("FROM_IMAGE=yes"), "{}", text(&env));
+    let failed = pod.exec(&linux, &["/linux", "exit", "7"]);
+    assert!(text(&failed).contains("exit code 7"), "{}", text(&failed));
+    let mut cat = containerd
+        .crictl_command(&["exec", "-i", &linux, "/linux", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    cat.stdin
+        .take()
+        .unwrap()
+        .write_all(b"through exec")
+        .unwrap();
+    assert_eq!(cat.wait_with_output().unwrap().stdout, b"through exec");
+
+    let stats: serde_json::Value =
+        serde_json::from_str(&containerd.cri(&["stats", "-o", "json"])).unwrap();
+    assert_eq!(stats["stats"].as_array().unwrap().len(), 2, "{stats}");
+    for container in stats["stats"].as_array().unwrap() {
+        let memory = container["memory"]["usageBytes"]["value"].as_str().unwrap();
+        assert_ne!(memory, "0", "{container}");
+    }
+
+    containerd.cri(&["stop", "--timeout", "10", &wasm]);
+    assert_eq!(pod.exit_code(&wasm), 143);
+    containerd.cri(&["rm", &wasm]);
+    assert!(pod.is_running(&linux));
+    pod.remove();
+}
+
+#[test]
+fn a_runner_is_given_the_guest_and_little_else() {
+    let containerd = containerd();
+    let volume = containerd.dir.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    let pod = containerd.run_pod("look");
+    let more = json!({
+        "envs": [{"key": "GREETING", "value": "hi"}],
+        "mounts": [{"container_path": "/data", "host_path": volume}],
+    });
+    let id = pod.run_with("look", "wasm", &["look"], more);
+    assert_eq!(pod.exit_code(&id), 0);
+    let log = pod.log("look");
+    for wanted in [
+        r#""kind":"command-p1""#,
+        r#"["GREETING","hi"]"#,
+        "/: runner",
+        "/guest: app.wasm",
+        "/guest: data",
+        "/guest/proc: No such file",
+        "write /x: Read-only",
+        "write /guest/x: done",
+    ] {
+        assert!(log.contains(wanted), "no {wanted:?} in\n{log}");
+    }
+    assert!(!log.contains("write /runner: done"), "{log}");
+    assert!(!log.contains("env: GREETING"), "{log}");
+    let mut fds: Vec<_> = log
+        .lines()
+        .filter_map(|line| line.strip_prefix("/proc/self/fd: "))
+        .collect();
+    fds.sort_unstable();
+    // 6 is the directory being listed.
+    assert_eq!(fds, ["0", "1", "2", "3", "4", "5", "6"], "{log}");
+    pod.remove();
+}
+
+#[test]
+fn exit_codes_are_the_guests() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("exit");
+    let mut containers = Vec::new();
+    for code in [0, 7, 255] {
+        let name = format!("exit{code}");
+        containers.push((code, pod.run(&name, "wasm", &["exit", &code.to_string()])));
+    }
+    containers.push((134, pod.run("abort", "wasm", &["abort"])));
+    for (code, id) in containers {
+        assert_eq!(pod.exit_code(&id), code);
+    }
+    let stubborn = pod.run("stubborn", "wasm", &["stubborn"]);
+    containerd.cri(&["stop", "--timeout", "1", &stubborn]);
+    assert_eq!(pod.exit_code(&stubborn), 137);
+    pod.remove();
+}
+
+#[test]
+fn what_cannot_be_created_says_why_and_leaves_the_others_alone() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("refuse");
+    let sibling = pod.run("sibling", "wasm", &["serve"]);
+    for (args, error) in [
+        (["refuse"], "not to this runner's taste"),
+        (["die"], "the runner ended before it was ready"),
+    ] {
+        let id = pod.create(args[0], "wasm", &args, json!({}));
+        let output = containerd.crictl(&["start", &id]);
+        assert!(!output.status.success());
+        assert!(text(&output).contains(error), "{}", text(&output));
+        assert!(!pod.state_dir().join("containers").join(&id).exists());
+    }
+    containerd.import("gone", &[("x", b"x")], &["/gone.wasm"]);
+    let id = pod.create("gone", "gone", &[], json!({}));
+    let output = containerd.crictl(&["start", &id]);
+    assert!(
+        text(&output).contains("no file /gone.wasm"),
+        "{}",
+        text(&output)
+    );
+    assert!(pod.is_running(&sibling));
+    pod.remove();
+}
+
+#[test]
+fn exec_into_wasm_is_refused_clearly() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("exec");
+    let wasm = pod.run("wasm", "wasm", &["serve"]);
+    let output = pod.exec(&wasm, &["/anything"]);
+    assert!(
+        text(&output).contains("not implemented: exec into a Wasm container"),
+        "{}",
+        text(&output)
+    );
+    assert!(pod.is_running(&wasm));
+    pod.remove();
+}
+
+#[test]
+fn stdin_reaches_the_guest_and_ends() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("stdin");
+    let more = json!({"stdin": true, "stdin_once": true});
+    let id = pod.run_with("cat", "wasm", &["cat"], more);
+    let mut attach = containerd
+        .crictl_command(&["attach", "-i", &id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let line = "0123456789abcdef\n".repeat(20_000);
+    attach
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(line.as_bytes())
+        .unwrap();
+    assert_eq!(pod.exit_code(&id), 0);
+    let _ = attach.kill();
+    let _ = attach.wait();
+    assert_eq!(pod.log("cat").len(), line.len());
+    pod.remove();
+}
+
+#[test]
+fn the_stock_shims_death_ends_its_containers_only() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("nested");
+    let wasm = pod.run("wasm", "wasm", &["serve"]);
+    let linux = [
+        pod.run("l1", "linux", &["serve"]),
+        pod.run("l2", "linux", &["serve"]),
+    ];
+    let pids = linux.each_ref().map(|id| pod.pid(id));
+    let first = pod.server_pid("nested.json");
+    kill(first, "KILL");
+    for id in &linux {
+        assert_eq!(pod.exit_code(id), 255);
+    }
+    for pid in pids {
+        eventually("the lost processes are gone", 5, || {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.is_empty().then_some(())
+        });
+    }
+    assert!(pod.is_running(&wasm));
+    let next = pod.run("next", "linux", &["serve"]);
+    assert_ne!(pod.server_pid("nested.json"), first);
+    assert!(text(&pod.exec(&next, &["/linux", "env"])).contains("FROM_IMAGE"));
+    pod.remove();
+}
+
+#[test]
+fn the_shims_death_leaves_nothing() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("crash");
+    pod.run("wasm", "wasm", &["serve"]);
+    pod.run("linux", "linux", &["serve"]);
+    let traces = pod.traces();
+    kill(pod.server_pid("shim.json"), "KILL");
+    // Mounts of containers and their bundles are containerd's, and stay until
+    // it deletes them.
+    eventually("the Pod's state is gone", 5, || {
+        (!pod.state_dir().exists()).then_some(())
+    });
+    containerd.cri(&["rmp", "-f", &pod.id]);
+    traces.assert_gone();
+}
+
+#[test]
+fn a_pod_whose_pause_died_first_can_be_removed() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("pause");
+    pod.run("wasm", "wasm", &["serve"]);
+    let info = containerd.cri(&["inspectp", &pod.id]);
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    kill(info["info"]["pid"].as_u64().unwrap() as u32, "KILL");
+    std::thread::sleep(Duration::from_millis(500));
+    pod.remove();
+}
+
+#[test]
+fn containers_and_logs_survive_a_restart_of_containerd() {
+    let mut containerd = containerd();
+    let (id, ids) = {
+        let pod = containerd.run_pod("restart");
+        let tick = pod.run("tick", "wasm", &["tick"]);
+        let ended = pod.run("ended", "wasm", &["exit", "3"]);
+        assert_eq!(pod.exit_code(&ended), 3);
+        let created = pod.create("created", "wasm", &["serve"], json!({}));
+        pod.run("linux", "linux", &["serve"]);
+        pod.wait_log("tick", "tick 50\n");
+        (pod.id.clone(), [tick, ended, created])
+    };
+    for _ in 0..2 {
+        containerd.restart(|| std::thread::sleep(Duration::from_millis(300)));
+    }
+    let pod = Pod::adopt(&containerd, "restart", id);
+    let [tick, ended, created] = ids;
+    assert!(pod.is_running(&tick));
+    assert_eq!(pod.exit_code(&ended), 3);
+    let seen = pod.log("tick").lines().count();
+    eventually("the log grows", 10, || {
+        (pod.log("tick").lines().count() > seen + 100).then_some(())
+    });
+    // In order, whatever was lost while nobody read.
+    let numbers: Vec<u64> = pod
+        .log("tick")
+        .lines()
+        .filter_map(|line| line.strip_prefix("tick ")?.parse().ok())
+        .collect();
+    assert!(numbers.is_sorted(), "ticks are out of order");
+    containerd.cri(&["rm", &created]);
+    pod.remove();
+}
+
+#[test]
+fn pods_without_containers_and_many_at_once() {
+    let containerd = containerd();
+    let empty = containerd.run_pod("empty");
+    empty.remove();
+    let pod = containerd.run_pod("many");
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let pod = &pod;
+            scope.spawn(move || {
+                let id = pod.run(&format!("c{i}"), "wasm", &["exit", &i.to_string()]);
+                assert_eq!(pod.exit_code(&id), i);
+            });
+        }
+    });
+    pod.remove();
+}
+
+#[test]
+fn a_create_that_hangs_can_be_given_up() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("mute");
+    let sibling = pod.run("sibling", "wasm", &["serve"]);
+    let mute = pod.create("mute", "wasm", &["mute"], json!({}));
+    let began = Instant::now();
+    let mut start = containerd
+        .crictl_command(&["--timeout", "2s", "start", &mute])
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(800));
+    // Nobody waits for it meanwhile.
+    let asked = Instant::now();
+    assert!(pod.is_running(&sibling));
+    assert!(
+        asked.elapsed() < Duration::from_secs(1),
+        "blocked by a Create"
+    );
+    assert!(!start.wait().unwrap().success());
+    eventually("the container is undone", 10, || {
+        (!pod.state_dir().join("containers").join(&mute).exists()).then_some(())
+    });
+    assert!(began.elapsed() < Duration::from_secs(20));
+    pod.remove();
+}
+
+#[test]
+fn options_that_are_not_runcs_do_not_reach_the_stock_shim() {
+    let options = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.wasmkind.options]\n\
+                   Anything = 'else'";
+    let containerd = prepare(Containerd::start_with(Libexec::Fake, options));
+    let pod = containerd.run_pod("options");
+    let wasm = pod.run("wasm", "wasm", &["serve"]);
+    let linux = pod.run("linux", "linux", &["serve"]);
+    assert!(pod.is_running(&wasm) && pod.is_running(&linux));
+    pod.remove();
+}

@@ -1,0 +1,543 @@
+//! A private containerd with the shim in its PATH, images made here, and crictl.
+#![allow(
+    dead_code,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "this is a test, and each one uses its own part"
+)]
+
+pub(crate) mod image;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-wasmkind-v1");
+const STATE: &str = "/run/containerd-shim-wasmkind/k8s.io";
+
+/// A static program from tests/fixtures, compiled once a test run.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    let dir = DIR.get_or_init(|| {
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        for program in ["pause", "linux", "runner"] {
+            let source =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{program}.c"));
+            let new = dir.join(format!("{program}.{}", std::process::id()));
+            let status = Command::new("cc")
+                .args(["-static", "-Os", "-o"])
+                .args([&new, &source])
+                .status()
+                .expect("cc is needed: apt-get install gcc libc6-dev");
+            assert!(status.success(), "compile {}", source.display());
+            // Test binaries may run side by side.
+            fs::rename(&new, dir.join(program)).unwrap();
+        }
+        dir
+    });
+    dir.join(name)
+}
+
+/// A program built from its Go module: containerd, ctr, crictl, the stock shim.
+fn tool(name: &str) -> PathBuf {
+    let dir = std::env::var_os("WASMKIND_TEST_BIN").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/wasmkind/bin"),
+        PathBuf::from,
+    );
+    let tool = dir.join(name);
+    assert!(
+        tool.is_file(),
+        "{} is missing: run `make build`, or set WASMKIND_TEST_BIN to a directory with containerd, \
+         ctr, crictl and containerd-shim-runc-v2",
+        tool.display()
+    );
+    tool
+}
+
+/// Polls until `check` gives something, and fails with `what` after `seconds`.
+pub(crate) fn eventually<T>(what: &str, seconds: u64, mut check: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(Instant::now() < until, "not within {seconds} s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What the runner and the compiler are in a test.
+pub(crate) enum Libexec {
+    /// tests/fixtures/runner.c; there is no compiler.
+    Fake,
+    Real(PathBuf),
+}
+
+pub(crate) struct Containerd {
+    pub(crate) dir: tempfile::TempDir,
+    child: Child,
+    path: String,
+    libexec: PathBuf,
+}
+
+impl Containerd {
+    pub(crate) fn start(libexec: Libexec) -> Self {
+        Self::start_with(libexec, "")
+    }
+
+    /// `runtime_options` is appended to the runtime handler's table.
+    pub(crate) fn start_with(libexec: Libexec, runtime_options: &str) -> Self {
+        // Socket paths are short.
+        let dir = tempfile::Builder::new()
+            .prefix("wk")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let bin = dir.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        symlink(SHIM, bin.join("containerd-shim-wasmkind-v1")).unwrap();
+        symlink(
+            tool("containerd-shim-runc-v2"),
+            bin.join("containerd-shim-runc-v2"),
+        )
+        .unwrap();
+        let libexec = match libexec {
+            Libexec::Real(dir) => dir,
+            Libexec::Fake => {
+                let libexec = dir.path().join("libexec");
+                fs::create_dir(&libexec).unwrap();
+                fs::copy(fixture("runner"), libexec.join("wasmkind-runner")).unwrap();
+                libexec
+            }
+        };
+        let root = dir.path().display();
+        let config = format!(
+            "version = 3\nroot = '{root}/root'\nstate = '{root}/state'\n\
+             disabled_plugins = ['io.containerd.nri.v1.nri']\n\
+             [grpc]\naddress = '{root}/c.sock'\n[debug]\nlevel = 'debug'\n\
+             [plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = 'test.local/pause:1'\n\
+             [plugins.'io.containerd.cri.v1.runtime']\nrestrict_oom_score_adj = true\n\
+             [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.wasmkind]\n\
+             runtime_type = 'io.containerd.wasmkind.v1'\nsandboxer = 'podsandbox'\n\
+             pod_annotations = ['wasmkind.dev/*']\ncontainer_annotations = ['wasmkind.dev/*']\n\
+             {runtime_options}\n"
+        );
+        fs::write(dir.path().join("config.toml"), config).unwrap();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let child = launch(dir.path(), &path, &libexec);
+        let containerd = Containerd {
+            dir,
+            child,
+            path,
+            libexec,
+        };
+        containerd.wait_ready();
+        let pause = fs::read(fixture("pause")).unwrap();
+        let linux = fs::read(fixture("linux")).unwrap();
+        containerd.import("pause", &[("pause", &pause)], &["/pause"]);
+        containerd.import("linux", &[("linux", &linux)], &["/linux"]);
+        containerd
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// Ends containerd and starts it again; shims stay.
+    pub(crate) fn restart(&mut self, down: impl FnOnce()) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        down();
+        self.child = launch(self.dir.path(), &self.path, &self.libexec);
+        self.wait_ready();
+    }
+
+    fn wait_ready(&self) {
+        eventually("containerd serves CRI", 30, || {
+            self.crictl(&["version"]).status.success().then_some(())
+        });
+    }
+
+    pub(crate) fn import(&self, name: &str, files: &[(&str, &[u8])], entrypoint: &[&str]) {
+        let archive = self.dir.path().join(format!("{name}.tar"));
+        image::write(&archive, &format!("test.local/{name}:1"), files, entrypoint);
+        let output = self.ctr(&[
+            "-n",
+            "k8s.io",
+            "images",
+            "import",
+            archive.to_str().unwrap(),
+        ]);
+        assert!(output.status.success(), "import {name}: {}", text(&output));
+        // The CRI plugin learns of it by an event.
+        let reference = format!("test.local/{name}:1");
+        eventually("CRI knows the image", 10, || {
+            let output = self.crictl(&["inspecti", &reference]);
+            output.status.success().then_some(())
+        });
+    }
+
+    pub(crate) fn ctr(&self, args: &[&str]) -> Output {
+        let address = self.dir.path().join("c.sock");
+        Command::new(tool("ctr"))
+            .arg("--address")
+            .arg(address)
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    pub(crate) fn crictl_command(&self, args: &[&str]) -> Command {
+        let endpoint = format!("unix://{}/c.sock", self.dir.path().display());
+        let mut command = Command::new(tool("crictl"));
+        command
+            .args([
+                "--runtime-endpoint",
+                &endpoint,
+                "--image-endpoint",
+                &endpoint,
+            ])
+            .args(["--timeout", "60s"])
+            .args(args);
+        command
+    }
+
+    pub(crate) fn crictl(&self, args: &[&str]) -> Output {
+        self.crictl_command(args).output().unwrap()
+    }
+
+    /// Runs crictl, which must succeed, and gives what it prints.
+    pub(crate) fn cri(&self, args: &[&str]) -> String {
+        let output = self.crictl(args);
+        if !output.status.success() {
+            panic!("crictl {args:?}: {}\n{}", text(&output), self.log_tail());
+        }
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub(crate) fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let lines: Vec<_> = log
+            .lines()
+            .filter(|l| l.contains("shim") || l.contains("level=error"))
+            .collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    pub(crate) fn run_pod(&self, name: &str) -> Pod<'_> {
+        self.run_pod_with(name, json!({}))
+    }
+
+    pub(crate) fn run_pod_with(&self, name: &str, annotations: Value) -> Pod<'_> {
+        let logs = self.dir.path().join(format!("logs-{name}"));
+        fs::create_dir(&logs).unwrap();
+        let config = json!({
+            "metadata": {"name": name, "namespace": "test", "uid": name, "attempt": 0},
+            "log_directory": logs,
+            "annotations": annotations,
+            "linux": {
+                "cgroup_parent": format!("/wasmkind-shim-test/{}", self.name()),
+                // NODE: no CNI is needed.
+                "security_context": {"namespace_options": {"network": 2}},
+            },
+        });
+        let file = self.dir.path().join(format!("{name}.pod.json"));
+        fs::write(&file, config.to_string()).unwrap();
+        let id = self.cri(&["runp", "--runtime", "wasmkind", file.to_str().unwrap()]);
+        Pod {
+            containerd: self,
+            id,
+            config: file,
+            logs,
+        }
+    }
+
+    fn name(&self) -> String {
+        self.dir
+            .path()
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+}
+
+fn launch(dir: &Path, path: &str, libexec: &Path) -> Child {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .unwrap();
+    Command::new(tool("containerd"))
+        .arg("--config")
+        .arg(dir.join("config.toml"))
+        .env("PATH", path)
+        .env("WASMKIND_LIBEXEC", libexec)
+        .env("WASMKIND_CACHE", dir.join("cache"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let pods = self.crictl(&["pods", "-q"]);
+        for pod in String::from_utf8_lossy(&pods.stdout).lines() {
+            self.crictl(&["rmp", "-f", pod]);
+        }
+        if std::thread::panicking() {
+            eprintln!("--- containerd's log ---\n{}", self.log_tail());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for parent in cgroups("wasmkind-shim-test") {
+            let _ = fs::remove_dir(parent.join(self.name()));
+        }
+    }
+}
+
+/// Directories called `name` at the top of every cgroup hierarchy.
+fn cgroups(name: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).unwrap().flatten().map(|e| e.path());
+    std::iter::once(root.to_owned())
+        .chain(hierarchies)
+        .map(|dir| dir.join(name))
+        .filter(|dir| dir.is_dir())
+        .collect()
+}
+
+pub(crate) fn text(output: &Output) -> String {
+    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+pub(crate) struct Pod<'a> {
+    pub(crate) containerd: &'a Containerd,
+    pub(crate) id: String,
+    config: PathBuf,
+    logs: PathBuf,
+}
+
+impl<'a> Pod<'a> {
+    /// A Pod that was made before containerd was restarted.
+    pub(crate) fn adopt(containerd: &'a Containerd, name: &str, id: String) -> Self {
+        Pod {
+            containerd,
+            id,
+            config: containerd.dir.path().join(format!("{name}.pod.json")),
+            logs: containerd.dir.path().join(format!("logs-{name}")),
+        }
+    }
+
+    pub(crate) fn try_create(&self, name: &str, image: &str, args: &[&str], more: Value) -> Output {
+        let mut config = json!({
+            "metadata": {"name": name},
+            "image": {"image": format!("test.local/{image}:1")},
+            "args": args,
+            "log_path": format!("{name}.log"),
+            "linux": {},
+        });
+        let fields = config.as_object_mut().unwrap();
+        fields.extend(more.as_object().cloned().unwrap_or_default());
+        let file = self.containerd.dir.path().join(format!("{name}.json"));
+        fs::write(&file, config.to_string()).unwrap();
+        let (file, pod) = (file.to_str().unwrap(), self.config.to_str().unwrap());
+        self.containerd.crictl(&["create", &self.id, file, pod])
+    }
+
+    pub(crate) fn create(&self, name: &str, image: &str, args: &[&str], more: Value) -> String {
+        let output = self.try_create(name, image, args, more);
+        assert!(output.status.success(), "create {name}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Creates and starts a container; its id.
+    pub(crate) fn run(&self, name: &str, image: &str, args: &[&str]) -> String {
+        self.run_with(name, image, args, json!({}))
+    }
+
+    pub(crate) fn run_with(&self, name: &str, image: &str, args: &[&str], more: Value) -> String {
+        let id = self.create(name, image, args, more);
+        self.containerd.cri(&["start", &id]);
+        id
+    }
+
+    /// What containerd wrote into the container's log, without its prefixes.
+    pub(crate) fn log(&self, name: &str) -> String {
+        let log = fs::read_to_string(self.logs.join(format!("{name}.log"))).unwrap_or_default();
+        log.lines()
+            .filter_map(|line| line.splitn(4, ' ').nth(3))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+
+    pub(crate) fn wait_log(&self, name: &str, part: &str) -> String {
+        let what = format!("{part:?} in the log of {name}");
+        eventually(&what, 20, || {
+            Some(self.log(name)).filter(|log| log.contains(part))
+        })
+    }
+
+    pub(crate) fn status(&self, id: &str) -> Value {
+        let text = self.containerd.cri(&["inspect", id]);
+        serde_json::from_str::<Value>(&text).unwrap()["status"].clone()
+    }
+
+    /// Waits for the container's end; its exit code.
+    pub(crate) fn exit_code(&self, id: &str) -> i64 {
+        eventually("the container ends", 20, || {
+            let status = self.status(id);
+            (status["state"] == "CONTAINER_EXITED")
+                .then(|| status["exitCode"].as_i64().unwrap_or(0))
+        })
+    }
+
+    pub(crate) fn is_running(&self, id: &str) -> bool {
+        self.status(id)["state"] == "CONTAINER_RUNNING"
+    }
+
+    pub(crate) fn exec(&self, id: &str, args: &[&str]) -> Output {
+        self.containerd.crictl(&[&["exec", id], args].concat())
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        Path::new(STATE).join(&self.id)
+    }
+
+    /// The pid in shim.json or nested.json.
+    pub(crate) fn server_pid(&self, file: &str) -> u32 {
+        let text = fs::read_to_string(self.state_dir().join(file)).unwrap();
+        let endpoint: Value = serde_json::from_str(&text).unwrap();
+        endpoint["pid"].as_u64().unwrap() as u32
+    }
+
+    /// The pid of a container's process.
+    pub(crate) fn pid(&self, id: &str) -> u32 {
+        let text = self.containerd.cri(&["inspect", id]);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        value["info"]["pid"].as_u64().unwrap() as u32
+    }
+
+    /// Everything that must be gone once the Pod is.
+    pub(crate) fn traces(&self) -> Traces {
+        let mut sockets = Vec::new();
+        for file in ["shim.json", "nested.json"] {
+            let text = fs::read_to_string(self.state_dir().join(file)).unwrap_or_default();
+            if let Ok(endpoint) = serde_json::from_str::<Value>(&text) {
+                sockets.push(PathBuf::from(endpoint["socket"].as_str().unwrap()));
+            }
+        }
+        let mut ids = vec![self.id.clone()];
+        if let Ok(dirs) = fs::read_dir(self.state_dir().join("containers")) {
+            ids.extend(dirs.flatten().map(|d| d.file_name().into_string().unwrap()));
+        }
+        Traces {
+            ids,
+            sockets,
+            state: self.state_dir(),
+            containerd: self.containerd.dir.path().to_owned(),
+            cgroup: self.containerd.name(),
+        }
+    }
+
+    /// Removes the Pod, and fails unless nothing of it is left.
+    pub(crate) fn remove(self) {
+        let traces = self.traces();
+        self.containerd.cri(&["stopp", &self.id]);
+        self.containerd.cri(&["rmp", &self.id]);
+        traces.assert_gone();
+    }
+}
+
+pub(crate) struct Traces {
+    ids: Vec<String>,
+    sockets: Vec<PathBuf>,
+    state: PathBuf,
+    containerd: PathBuf,
+    cgroup: String,
+}
+
+impl Traces {
+    pub(crate) fn assert_gone(&self) {
+        let mut left = Vec::new();
+        let until = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < until {
+            left = self.left();
+            if left.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("left behind: {left:#?}");
+    }
+
+    fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        if self.state.exists() {
+            left.push(self.state.display().to_string());
+        }
+        for id in &self.ids {
+            for root in [
+                "/run/containerd/wasmkind/k8s.io",
+                "/run/containerd/runc/k8s.io",
+            ] {
+                let dir = Path::new(root).join(id);
+                if dir.exists() {
+                    left.push(dir.display().to_string());
+                }
+            }
+            for parent in cgroups("wasmkind-shim-test") {
+                let dir = parent.join(&self.cgroup).join(id);
+                if dir.exists() {
+                    left.push(dir.display().to_string());
+                }
+            }
+        }
+        left.extend(
+            self.sockets
+                .iter()
+                .filter(|socket| socket.exists())
+                .map(|socket| socket.display().to_string()),
+        );
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let ours = |line: &&str| {
+            let mountpoint = line.split(' ').nth(4).unwrap_or_default();
+            Path::new(mountpoint).starts_with(&self.containerd)
+                && self.ids.iter().any(|id| mountpoint.contains(id.as_str()))
+        };
+        left.extend(mounts.lines().filter(ours).map(str::to_owned));
+        left.extend(processes(&self.ids));
+        left
+    }
+}
+
+/// Command lines of processes that have one of `ids` among their arguments or
+/// as their cgroup.
+fn processes(ids: &[String]) -> Vec<String> {
+    let Ok(proc) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    proc.flatten()
+        .filter_map(|entry| {
+            let dir = entry.path();
+            let command = fs::read(dir.join("cmdline")).ok()?;
+            // A zombie has none; its parent, pid 1, is to blame for it.
+            if command.is_empty() {
+                return None;
+            }
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            let cgroup = fs::read_to_string(dir.join("cgroup")).unwrap_or_default();
+            ids.iter()
+                .any(|id| command.contains(id.as_str()) || cgroup.contains(id.as_str()))
+                .then(|| format!("{}: {command}", dir.display()))
+        })
+        .collect()
+}
