@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod image;
+mod rpc;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -417,6 +418,13 @@ impl<'a> Pod<'a> {
         let text = fs::read_to_string(self.state_dir().join(file)).unwrap();
         let endpoint: Value = serde_json::from_str(&text).unwrap();
         endpoint["pid"].as_u64().unwrap() as u32
+    }
+
+    /// A connection of our own to the Pod's shim.
+    pub(crate) fn connect(&self) -> rpc::Shim {
+        let text = fs::read_to_string(self.state_dir().join("shim.json")).unwrap();
+        let endpoint: Value = serde_json::from_str(&text).unwrap();
+        rpc::Shim::connect(endpoint["socket"].as_str().unwrap())
     }
 
     /// The pid of a container's process.
