@@ -10,29 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{Containerd, Libexec, Pod, eventually, text};
-use wasmkind_engine::cache::Cache;
-use wasmkind_engine::{Digest, Kind, Kinds};
-
-const MODULE: &[u8] = b"\0asm\x01\0\0\0";
-
-/// A containerd with an image `wasm`, whose module is "compiled" already.
-fn containerd() -> Containerd {
-    prepare(Containerd::start(Libexec::Fake))
-}
-
-fn prepare(containerd: Containerd) -> Containerd {
-    containerd.import("wasm", &[("app.wasm", MODULE)], &["/app.wasm"]);
-    let cache = Cache::open(&containerd.cache()).unwrap();
-    let digest = Digest::of(MODULE);
-    let kinds = Kinds::NONE.with(Kind::CommandP1);
-    cache
-        .lock(&digest)
-        .unwrap()
-        .store(&digest, kinds, b"code")
-        .unwrap();
-    containerd
-}
+use support::{Containerd, Pod, eventually, text};
 
 fn kill(pid: u32, signal: &str) {
     let status = std::process::Command::new("kill")
@@ -44,7 +22,7 @@ fn kill(pid: u32, signal: &str) {
 
 #[test]
 fn wasm_and_linux_share_a_pod_and_leave_nothing() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("mixed");
     let wasm = pod.run("wasm", "wasm", &["serve"]);
     assert!(
@@ -92,7 +70,7 @@ fn wasm_and_linux_share_a_pod_and_leave_nothing() {
 
 #[test]
 fn a_runner_is_given_the_guest_and_little_else() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let volume = containerd.dir.path().join("volume");
     std::fs::create_dir(&volume).unwrap();
     let pod = containerd.run_pod("look");
@@ -129,7 +107,7 @@ fn a_runner_is_given_the_guest_and_little_else() {
 
 #[test]
 fn exit_codes_are_the_guests() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("exit");
     let mut containers = Vec::new();
     for code in [0, 7, 255] {
@@ -148,7 +126,7 @@ fn exit_codes_are_the_guests() {
 
 #[test]
 fn what_cannot_be_created_says_why_and_leaves_the_others_alone() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("refuse");
     let sibling = pod.run("sibling", "wasm", &["serve"]);
     for (args, error) in [
@@ -175,7 +153,7 @@ fn what_cannot_be_created_says_why_and_leaves_the_others_alone() {
 
 #[test]
 fn exec_into_wasm_is_refused_clearly() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("exec");
     let wasm = pod.run("wasm", "wasm", &["serve"]);
     let output = pod.exec(&wasm, &["/anything"]);
@@ -193,7 +171,7 @@ fn calls_on_wasm_answer_with_the_codes_containerd_expects() {
     use ttrpc::Code::{
         ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED,
     };
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("codes");
     let running = pod.run("running", "wasm", &["serve"]);
     let ended = pod.run("ended", "wasm", &["exit", "4"]);
@@ -248,7 +226,7 @@ fn calls_on_wasm_answer_with_the_codes_containerd_expects() {
 
 #[test]
 fn stdin_reaches_the_guest_and_ends() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("stdin");
     let more = json!({"stdin": true, "stdin_once": true});
     let id = pod.run_with("cat", "wasm", &["cat"], more);
@@ -274,7 +252,7 @@ fn stdin_reaches_the_guest_and_ends() {
 
 #[test]
 fn the_stock_shims_death_ends_its_containers_only() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("nested");
     let wasm = pod.run("wasm", "wasm", &["serve"]);
     let linux = [
@@ -302,7 +280,7 @@ fn the_stock_shims_death_ends_its_containers_only() {
 
 #[test]
 fn the_shims_death_leaves_nothing() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("crash");
     pod.run("wasm", "wasm", &["serve"]);
     pod.run("linux", "linux", &["serve"]);
@@ -319,7 +297,7 @@ fn the_shims_death_leaves_nothing() {
 
 #[test]
 fn a_pod_whose_pause_died_first_can_be_removed() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("pause");
     pod.run("wasm", "wasm", &["serve"]);
     let info = containerd.cri(&["inspectp", &pod.id]);
@@ -331,7 +309,7 @@ fn a_pod_whose_pause_died_first_can_be_removed() {
 
 #[test]
 fn containers_and_logs_survive_a_restart_of_containerd() {
-    let mut containerd = containerd();
+    let mut containerd = Containerd::start();
     let (id, ids) = {
         let pod = containerd.run_pod("restart");
         let tick = pod.run("tick", "wasm", &["tick"]);
@@ -366,7 +344,7 @@ fn containers_and_logs_survive_a_restart_of_containerd() {
 
 #[test]
 fn pods_without_containers_and_many_at_once() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let empty = containerd.run_pod("empty");
     empty.remove();
     let pod = containerd.run_pod("many");
@@ -384,7 +362,7 @@ fn pods_without_containers_and_many_at_once() {
 
 #[test]
 fn a_create_that_hangs_can_be_given_up() {
-    let containerd = containerd();
+    let containerd = Containerd::start();
     let pod = containerd.run_pod("mute");
     let sibling = pod.run("sibling", "wasm", &["serve"]);
     let mute = pod.create("mute", "wasm", &["mute"], json!({}));
@@ -413,7 +391,7 @@ fn a_create_that_hangs_can_be_given_up() {
 fn options_that_are_not_runcs_do_not_reach_the_stock_shim() {
     let options = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.wasmkind.options]\n\
                    Anything = 'else'";
-    let containerd = prepare(Containerd::start_with(Libexec::Fake, options));
+    let containerd = Containerd::start_with_options(options);
     let pod = containerd.run_pod("options");
     let wasm = pod.run("wasm", "wasm", &["serve"]);
     let linux = pod.run("linux", "linux", &["serve"]);

@@ -29,7 +29,7 @@ impl Toolchain {
 
     /// The verified code of `guest`. Dropping the future ends the compiler.
     pub(crate) async fn compiled(&self, guest: &Guest) -> Result<Compiled> {
-        let digest = Digest::of(&guest.bytes);
+        let digest = guest.digest;
         match self.lookup(digest).await? {
             Lookup::Found(compiled) => return Ok(compiled),
             Lookup::Missing => {}

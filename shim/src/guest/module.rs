@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use wasmkind_engine::Digest;
 
 use super::tree::{Tree, normal};
 use crate::spec::{Mount, Spec};
@@ -22,6 +23,7 @@ pub(crate) struct Guest {
     pub(crate) name: String,
     pub(crate) export: Option<String>,
     pub(crate) bytes: Vec<u8>,
+    pub(crate) digest: Digest,
 }
 
 /// What the container's first argument names; None means a Linux container.
@@ -48,10 +50,12 @@ pub(crate) fn find(spec: &Spec, rootfs: &Path) -> Result<Option<Guest>> {
         if !is_wasm && !says_wasm {
             return Ok(None);
         }
+        let bytes = read(file, &candidate)?;
         return Ok(Some(Guest {
             name: candidate.display().to_string(),
             export: export.map(str::to_owned),
-            bytes: read(file, &candidate)?,
+            digest: Digest::of(&bytes),
+            bytes,
         }));
     }
     if says_wasm {

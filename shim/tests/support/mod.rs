@@ -17,6 +17,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use wasmkind_engine::cache::Cache;
+use wasmkind_engine::{Digest, Kind, Kinds};
 
 pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-wasmkind-v1");
 const STATE: &str = "/run/containerd-shim-wasmkind/k8s.io";
@@ -72,12 +74,23 @@ pub(crate) fn eventually<T>(what: &str, seconds: u64, mut check: impl FnMut() ->
     }
 }
 
-/// What the runner and the compiler are in a test.
-pub(crate) enum Libexec {
-    /// tests/fixtures/runner.c; there is no compiler.
-    Fake,
-    Real(PathBuf),
+/// Where the static runner and compiler are.
+fn artifacts() -> PathBuf {
+    let dir = std::env::var_os("WASMKIND_ARTIFACTS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../bin/artifacts"),
+        PathBuf::from,
+    );
+    for program in ["wasmkind-runner", "wasmkind-compiler"] {
+        assert!(
+            dir.join(program).is_file(),
+            "{} is missing: run `make programs`, or set WASMKIND_ARTIFACTS",
+            dir.join(program).display()
+        );
+    }
+    dir.canonicalize().unwrap()
 }
+
+const MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
 pub(crate) struct Containerd {
     pub(crate) dir: tempfile::TempDir,
@@ -87,12 +100,30 @@ pub(crate) struct Containerd {
 }
 
 impl Containerd {
-    pub(crate) fn start(libexec: Libexec) -> Self {
-        Self::start_with(libexec, "")
+    /// With the stand-in for the runner, and an image `wasm` whose module is
+    /// "compiled" already.
+    pub(crate) fn start() -> Self {
+        Self::start_with_options("")
     }
 
-    /// `runtime_options` is appended to the runtime handler's table.
-    pub(crate) fn start_with(libexec: Libexec, runtime_options: &str) -> Self {
+    /// `options` is appended to the runtime handler's table.
+    pub(crate) fn start_with_options(options: &str) -> Self {
+        let containerd = Self::launch(None, options);
+        containerd.import("wasm", &[("app.wasm", MODULE)], &["/app.wasm"]);
+        let cache = Cache::open(&containerd.cache()).unwrap();
+        let digest = Digest::of(MODULE);
+        let kinds = Kinds::NONE.with(Kind::CommandP1);
+        let lock = cache.lock(&digest).unwrap();
+        lock.store(&digest, kinds, b"code").unwrap();
+        containerd
+    }
+
+    /// With the runner and the compiler that users get.
+    pub(crate) fn start_real() -> Self {
+        Self::launch(Some(artifacts()), "")
+    }
+
+    fn launch(libexec: Option<PathBuf>, runtime_options: &str) -> Self {
         // Socket paths are short.
         let dir = tempfile::Builder::new()
             .prefix("wk")
@@ -107,8 +138,8 @@ impl Containerd {
         )
         .unwrap();
         let libexec = match libexec {
-            Libexec::Real(dir) => dir,
-            Libexec::Fake => {
+            Some(dir) => dir,
+            None => {
                 let libexec = dir.path().join("libexec");
                 fs::create_dir(&libexec).unwrap();
                 fs::copy(fixture("runner"), libexec.join("wasmkind-runner")).unwrap();
@@ -129,7 +160,7 @@ impl Containerd {
         );
         fs::write(dir.path().join("config.toml"), config).unwrap();
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-        let child = launch(dir.path(), &path, &libexec);
+        let child = spawn(dir.path(), &path, &libexec);
         let containerd = Containerd {
             dir,
             child,
@@ -153,7 +184,7 @@ impl Containerd {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         down();
-        self.child = launch(self.dir.path(), &self.path, &self.libexec);
+        self.child = spawn(self.dir.path(), &self.path, &self.libexec);
         self.wait_ready();
     }
 
@@ -230,10 +261,11 @@ impl Containerd {
     }
 
     pub(crate) fn run_pod(&self, name: &str) -> Pod<'_> {
-        self.run_pod_with(name, json!({}))
+        self.run_pod_with(name, json!({}), 1)
     }
 
-    pub(crate) fn run_pod_with(&self, name: &str, annotations: Value) -> Pod<'_> {
+    /// `pid_mode` is CRI's NamespaceMode: 0 for the Pod's, 1 for each its own.
+    pub(crate) fn run_pod_with(&self, name: &str, annotations: Value, pid_mode: u8) -> Pod<'_> {
         let logs = self.dir.path().join(format!("logs-{name}"));
         fs::create_dir(&logs).unwrap();
         let config = json!({
@@ -243,7 +275,7 @@ impl Containerd {
             "linux": {
                 "cgroup_parent": format!("/wasmkind-shim-test/{}", self.name()),
                 // NODE: no CNI is needed.
-                "security_context": {"namespace_options": {"network": 2}},
+                "security_context": {"namespace_options": {"network": 2, "pid": pid_mode}},
             },
         });
         let file = self.dir.path().join(format!("{name}.pod.json"));
@@ -268,7 +300,7 @@ impl Containerd {
     }
 }
 
-fn launch(dir: &Path, path: &str, libexec: &Path) -> Child {
+fn spawn(dir: &Path, path: &str, libexec: &Path) -> Child {
     let log = fs::File::options()
         .create(true)
         .append(true)

@@ -62,6 +62,7 @@ impl Fixture {
             name: "/app.wasm".into(),
             export: None,
             bytes: vec![],
+            digest: wasmkind_engine::Digest::of(b""),
         };
         runner_config(&self.spec, &guest, Kinds::NONE.with(kind), &self.rootfs())
     }
