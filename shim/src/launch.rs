@@ -38,6 +38,11 @@ impl Runc {
     pub(crate) async fn run(&self, reaper: &Reaper, launch: Launch<'_>) -> Result<u32> {
         let log = launch.bundle.join("runc.log");
         let pid_file = launch.bundle.join("init.pid");
+        if self.root.join(launch.id).exists() {
+            log::warn!("removing what is left of an earlier {}", launch.id);
+            self.delete(reaper, launch.id, launch.systemd_cgroup)
+                .await?;
+        }
         let mut command = self.command(&log, launch.systemd_cgroup);
         command
             .args(["run", "--detach", "--bundle"])

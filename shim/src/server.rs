@@ -55,7 +55,7 @@ pub(crate) fn serve(flags: &Flags) -> Result<()> {
                 return Err(e);
             }
         };
-        run(flags, pod, listener, ready).await
+        run(pod, listener, ready).await
     });
     if let Err(e) = &result {
         log::error!("{e:#}");
@@ -84,18 +84,14 @@ fn prepare(flags: &Flags) -> Result<Arc<Pod>> {
         runc: Runc::new(runc_root(&flags.namespace)),
         toolchain: Toolchain::new(reaper.clone(), Paths::from_env()),
         nested: Nested::new(settings, dir.clone(), reaper.clone()),
+        socket: PathBuf::from(&flags.socket),
         dir,
         reaper,
         events,
     }))
 }
 
-async fn run(
-    flags: &Flags,
-    pod: Arc<Pod>,
-    listener: OwnedFd,
-    mut ready: std::fs::File,
-) -> Result<()> {
+async fn run(pod: Arc<Pod>, listener: OwnedFd, mut ready: std::fs::File) -> Result<()> {
     let listener = Listener::try_from(UnixListener::from(listener)).context("use the socket")?;
     let service = create_task(Arc::new(TaskService::new(pod.clone())));
     let mut server = Server::new()
@@ -135,11 +131,10 @@ async fn run(
             _ = hangup.recv() => {}
         }
     }
+    pod.retire();
     pod.setup.nested.shutdown().await;
     pod.setup.events.flush(FLUSH).await;
-    // Nobody can connect any more once the socket is gone.
-    let _ = std::fs::remove_file(&flags.socket);
-    pod.setup.dir.remove()?;
+    pod.remove_dir()?;
     let _ = tokio::time::timeout(FLUSH, server.shutdown()).await;
     log::info!("done");
     Ok(())

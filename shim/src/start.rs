@@ -35,7 +35,6 @@ pub(crate) fn start(flags: &Flags) -> Result<()> {
     let socket = params.socket_path(&flags.namespace, &format!("wasmkind-{sandbox}"));
 
     let dir = PodDir::new(&flags.namespace, sandbox);
-    dir.create()?;
     let lock = dir.lock()?;
     if let Some(listener) = bind(Path::new(&socket))? {
         let server = Server {

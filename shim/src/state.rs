@@ -13,7 +13,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -77,26 +77,47 @@ impl PodDir {
             .find(|pod| pod.container(id).dir.is_dir())
     }
 
-    pub(crate) fn create(&self) -> Result<()> {
-        create_dir(&self.dir)
-    }
-
     pub(crate) fn remove(&self) -> Result<()> {
         remove_dir(&self.dir)
     }
 
-    /// Held while a start action decides whether a server must be launched.
+    /// Held while it is decided whether a server must be launched, or is to end.
+    /// Makes the directory.
     pub(crate) fn lock(&self) -> Result<File> {
         let path = self.dir.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("open {}", path.display()))?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
-            .with_context(|| format!("lock {}", path.display()))?;
-        Ok(lock)
+        let try_lock = || -> Result<Option<File>> {
+            create_dir(&self.dir)?;
+            let lock = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)?;
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+            // A server that ended meanwhile has taken the directory away.
+            let current = fs::metadata(&path).is_ok_and(|now| {
+                lock.metadata()
+                    .is_ok_and(|ours| (ours.dev(), ours.ino()) == (now.dev(), now.ino()))
+            });
+            Ok(current.then_some(lock))
+        };
+        loop {
+            let lock = try_lock().with_context(|| format!("lock {}", path.display()))?;
+            if let Some(lock) = lock {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Gives the Pod's name free for another server, and gives the directory
+    /// under the name that it has from now on.
+    pub(crate) fn retire(&self) -> Result<PodDir> {
+        let mut name = self.dir.file_name().unwrap_or_default().to_owned();
+        // No id begins with a dot.
+        name = format!(".{}.{}", name.display(), std::process::id()).into();
+        let retired = self.dir.with_file_name(name);
+        fs::rename(&self.dir, &retired)
+            .with_context(|| format!("rename {}", self.dir.display()))?;
+        Ok(PodDir { dir: retired })
     }
 
     pub(crate) fn shim(&self) -> Option<Endpoint> {

@@ -2,8 +2,10 @@
 
 mod container;
 mod forward;
+mod lifecycle;
 mod own;
 mod pod;
+mod running;
 mod service;
 
 pub(crate) use pod::{Pod, Setup};

@@ -1,22 +1,18 @@
-//! The life of the containers that are ours: the sandbox and Wasm.
+//! How the containers that are ours, the sandbox and Wasm, come to be and end.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use containerd_shim_protos::api::{CreateTaskRequest, DeleteResponse};
-use containerd_shim_protos::events::task::{
-    TaskCreate, TaskDelete, TaskExit, TaskIO, TaskOOM, TaskPaused, TaskResumed, TaskStart,
-};
+use anyhow::{Context, Result, bail};
+use containerd_shim_protos::api::CreateTaskRequest;
+use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskIO, TaskOOM};
 use containerd_shim_protos::topics;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::container::{Container, Operation, Status};
+use super::container::{Container, Status};
 use super::pod::Pod;
 use crate::cgroup::Cgroup;
-use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
 use crate::guest::{self, Control, Guest};
 use crate::launch::Launch;
@@ -24,9 +20,6 @@ use crate::reaper::{Exit, Mark};
 use crate::spec::Spec;
 use crate::state::{Kind, Member, write_json};
 use crate::{rootfs, stdio};
-
-/// How long a killed process may take to end.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What Create decided about a container.
 pub(super) enum Payload {
@@ -199,144 +192,6 @@ impl Pod {
             events.publish(topics::TASK_EXIT_EVENT_TOPIC, &exit_event(&container, exit));
             container.finish(exit);
         });
-        Ok(())
-    }
-
-    pub(super) async fn start_own(&self, container: &Container) -> TaskResult<u32> {
-        let _operation = container.operation.lock().await;
-        container.check(Operation::Start)?;
-        let _gate = container.start_gate.lock().await;
-        let control = container.state().control.take();
-        if let Some(mut control) = control {
-            if let Err(e) = control.start().await {
-                let pid = container.state().pid;
-                let _ = self.setup.reaper.kill(pid, Signal::KILL);
-                return Err(e.context("start the guest").into());
-            }
-            container.state().control = Some(control);
-        }
-        let pid = {
-            let mut state = container.state();
-            state.status = Status::Running;
-            state.pid
-        };
-        let event = TaskStart {
-            container_id: container.id.clone(),
-            pid,
-            ..Default::default()
-        };
-        self.publish(topics::TASK_START_EVENT_TOPIC, &event);
-        Ok(pid)
-    }
-
-    pub(super) fn kill_own(&self, container: &Container, signal: u32, all: bool) -> TaskResult<()> {
-        container.check(Operation::Kill)?;
-        let signal = i32::try_from(signal)
-            .ok()
-            .and_then(Signal::from_named_raw)
-            .ok_or_else(|| TaskError::InvalidArgument(format!("unknown signal {signal}")))?;
-        let (pid, cgroup) = {
-            let state = container.state();
-            (state.pid, state.cgroup.clone())
-        };
-        if let Some(cgroup) = cgroup.filter(|_| all) {
-            cgroup.signal_all(signal);
-            return Ok(());
-        }
-        let alive = self
-            .setup
-            .reaper
-            .kill(pid, signal)
-            .with_context(|| format!("signal process {pid}"))?;
-        if alive {
-            Ok(())
-        } else {
-            Err(TaskError::Ended(container.id.clone()))
-        }
-    }
-
-    /// Deletes a container that has ended, or was never started.
-    pub(super) async fn delete_own(
-        &self,
-        container: &Arc<Container>,
-    ) -> TaskResult<DeleteResponse> {
-        let _operation = container.operation.lock().await;
-        // Another Delete, or a Create that failed, may have come first.
-        self.get(&container.id)?;
-        container.check(Operation::Delete)?;
-        if container.state().status == Status::Created {
-            self.kill_own(container, libc::SIGKILL as u32, true)?;
-            tokio::time::timeout(KILL_PATIENCE, container.ended())
-                .await
-                .map_err(|_| anyhow!("container {:?} does not end", container.id))?;
-        }
-        self.clean_up(container).await?;
-        let (pid, exit) = {
-            let state = container.state();
-            (state.pid, state.exit.unwrap_or_else(|| Exit::now(255)))
-        };
-        let event = TaskDelete {
-            container_id: container.id.clone(),
-            pid,
-            exit_status: exit.code,
-            exited_at: Some(timestamp(exit.at)).into(),
-            ..Default::default()
-        };
-        self.publish(topics::TASK_DELETE_EVENT_TOPIC, &event);
-        self.remove(&container.id);
-        Ok(DeleteResponse {
-            pid,
-            exit_status: exit.code,
-            exited_at: Some(timestamp(exit.at)).into(),
-            ..Default::default()
-        })
-    }
-
-    /// Removes everything of a container but its entry in the registry. What is
-    /// gone already is fine, so that it can be repeated.
-    pub(super) async fn clean_up(&self, container: &Container) -> Result<()> {
-        let (kind, systemd) = {
-            let state = container.state();
-            (state.kind, state.systemd_cgroup)
-        };
-        if kind != Some(Kind::Linux) {
-            self.setup
-                .runc
-                .delete(&self.setup.reaper, &container.id, systemd)
-                .await?;
-        }
-        let (rootfs, dir) = (rootfs_of(&container.bundle), container.dir.clone());
-        blocking(move || {
-            rootfs::unmount(&rootfs)?;
-            dir.remove()
-        })
-        .await
-    }
-
-    pub(super) async fn freeze(&self, container: &Container, frozen: bool) -> TaskResult<()> {
-        let _operation = container.operation.lock().await;
-        let systemd = container.state().systemd_cgroup;
-        let (runc, reaper) = (&self.setup.runc, &self.setup.reaper);
-        let container_id = container.id.clone();
-        if frozen {
-            container.check(Operation::Pause)?;
-            runc.pause(reaper, &container.id, systemd).await?;
-            container.state().status = Status::Paused;
-            let event = TaskPaused {
-                container_id,
-                ..Default::default()
-            };
-            self.publish(topics::TASK_PAUSED_EVENT_TOPIC, &event);
-        } else {
-            container.check(Operation::Resume)?;
-            runc.resume(reaper, &container.id, systemd).await?;
-            container.state().status = Status::Running;
-            let event = TaskResumed {
-                container_id,
-                ..Default::default()
-            };
-            self.publish(topics::TASK_RESUMED_EVENT_TOPIC, &event);
-        }
         Ok(())
     }
 

@@ -24,6 +24,8 @@ use crate::stdio::Paths;
 /// What a Pod's server works with.
 pub(crate) struct Setup {
     pub(crate) dir: PodDir,
+    /// Where our server listens.
+    pub(crate) socket: PathBuf,
     pub(crate) reaper: Reaper,
     pub(crate) events: Publisher,
     pub(crate) runc: Runc,
@@ -37,6 +39,8 @@ pub(crate) struct Pod {
     /// containerd has asked this shim to end. It asks once, and too early when
     /// the pause container is deleted before the others.
     shutdown: AtomicBool,
+    /// What is left of the directory once the Pod's name is free again.
+    retired: Mutex<Option<PodDir>>,
     /// Cancelled when the server is to end.
     pub(crate) done: CancellationToken,
 }
@@ -47,6 +51,7 @@ impl Pod {
             setup,
             containers: Mutex::default(),
             shutdown: AtomicBool::new(false),
+            retired: Mutex::new(None),
             done: CancellationToken::new(),
         })
     }
@@ -90,6 +95,10 @@ impl Pod {
             .try_lock_owned()
             .map_err(|_| TaskError::AlreadyExists(request.id.clone()))?;
         let mut containers = self.lock();
+        if self.retired().is_some() {
+            let ending = "the Pod's shim is ending".to_owned();
+            return Err(TaskError::FailedPrecondition(ending));
+        }
         if containers.contains_key(&request.id) {
             return Err(TaskError::AlreadyExists(request.id.clone()));
         }
@@ -117,11 +126,41 @@ impl Pod {
         if !self.shutdown.load(Ordering::Relaxed) || !self.is_empty() {
             return;
         }
+        self.retire();
         let done = self.done.clone();
         tokio::spawn(async move {
             // The answer to the call that led here goes out first.
             tokio::time::sleep(Duration::from_millis(50)).await;
             done.cancel();
         });
+    }
+
+    /// From now on a start action for the same id launches a server of its own,
+    /// instead of finding this one, which takes a while to end.
+    pub(crate) fn retire(&self) {
+        let mut retired = self.retired();
+        if retired.is_some() {
+            return;
+        }
+        let retire = || {
+            let _lock = self.setup.dir.lock()?;
+            let _ = std::fs::remove_file(&self.setup.socket);
+            self.setup.dir.retire()
+        };
+        match retire() {
+            Ok(dir) => *retired = Some(dir),
+            Err(e) => log::error!("give up the Pod's directory: {e:#}"),
+        }
+    }
+
+    /// Removes the Pod's directory, once its stock shim has ended too.
+    pub(crate) fn remove_dir(&self) -> anyhow::Result<()> {
+        self.retired()
+            .take()
+            .map_or(Ok(()), |retired| retired.remove())
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Option<PodDir>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

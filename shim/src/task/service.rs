@@ -4,7 +4,6 @@
 //! changes a container therefore runs in a task of its own, and the handler
 //! only waits for it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +12,9 @@ use async_trait::async_trait;
 use containerd_shim_protos::api::{
     CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
     CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
-    PauseRequest, PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest,
-    ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
-    StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+    PauseRequest, PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest,
+    StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+    UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::shim_async::{Task, TaskClient};
 use ttrpc::asynchronous::TtrpcContext;
@@ -23,13 +22,11 @@ use ttrpc::context::Context;
 
 use super::container::{Container, Operation, Status};
 use super::forward::{Answer, ask};
-use super::own::{Payload, remember, rootfs_of};
 use super::pod::Pod;
 use crate::cgroup;
 use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
 use crate::reaper::Exit;
-use crate::spec::Spec;
 use crate::state::Kind;
 
 /// How much longer than its caller a forwarded call may take here.
@@ -65,144 +62,6 @@ fn context(ctx: &TtrpcContext) -> Context {
         metadata: ctx.metadata.clone(),
         timeout_nano: timeout,
     }
-}
-
-impl Pod {
-    async fn create(
-        self: Arc<Self>,
-        request: CreateTaskRequest,
-        context: Context,
-    ) -> TaskResult<u32> {
-        let (container, _operation) = self.insert(&request)?;
-        let result = self.create_inner(&container, request, context).await;
-        if let Err(error) = &result {
-            log::warn!("create {}: {error}", container.id);
-            if let Err(e) = self.clean_up(&container).await {
-                log::error!("undo the creation of {}: {e:#}", container.id);
-            }
-            self.remove(&container.id);
-        }
-        result
-    }
-
-    async fn create_inner(
-        self: &Arc<Self>,
-        container: &Arc<Container>,
-        request: CreateTaskRequest,
-        context: Context,
-    ) -> TaskResult<u32> {
-        let spec = Spec::load(&container.bundle)?;
-        let rootfs = match request.rootfs.is_empty() {
-            false => rootfs_of(&container.bundle),
-            // The snapshot is mounted by somebody else.
-            true => {
-                let path = spec.document["root"]["path"].as_str().unwrap_or("rootfs");
-                container.bundle.join(PathBuf::from(path))
-            }
-        };
-        let payload = self.inspect(&spec, &request, &rootfs).await?;
-        let (kind, guest) = match payload {
-            Payload::Linux => (Kind::Linux, None),
-            Payload::Sandbox => (Kind::Sandbox, None),
-            Payload::Wasm(guest) => (Kind::Wasm, Some(guest)),
-        };
-        remember(container, kind)?;
-        if kind == Kind::Linux {
-            let systemd = spec.systemd_cgroup();
-            return self
-                .create_linux(container, request, context, systemd)
-                .await;
-        }
-        let create = self.create_own(container, &request, spec, &rootfs, guest);
-        tokio::select! {
-            result = create => Ok(result?),
-            () = container.cancel.cancelled() => {
-                Err(anyhow!("creation of container {:?} was given up", container.id).into())
-            }
-        }
-    }
-
-    async fn delete(
-        self: Arc<Self>,
-        request: DeleteRequest,
-        context: Context,
-    ) -> TaskResult<DeleteResponse> {
-        let container = self.get(&request.id)?;
-        container.cancel.cancel();
-        if container.client().is_none() && request.exec_id.is_empty() {
-            return self.delete_own(&container).await;
-        }
-        // A Create that is under way comes first.
-        let operation = container.operation.lock().await;
-        let exec = !request.exec_id.is_empty();
-        match ask(
-            &container,
-            |c| async move { c.delete(context, &request).await },
-        )
-        .await
-        {
-            Ok(Answer::Nested(response)) => {
-                if !exec {
-                    self.clean_up(&container).await?;
-                    self.remove(&container.id);
-                }
-                Ok(response)
-            }
-            Ok(Answer::Own) if exec => Err(TaskError::NotFound(container.id.clone())),
-            Ok(Answer::Own) => {
-                drop(operation);
-                self.delete_own(&container).await
-            }
-            Err(error) => {
-                if !exec && is_not_found(&error) {
-                    self.clean_up(&container).await?;
-                    self.remove(&container.id);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn pids(
-        &self,
-        container: &Container,
-        request: PidsRequest,
-        ctx: Context,
-    ) -> TaskResult<PidsResponse> {
-        if let Answer::Nested(response) =
-            ask(container, |c| async move { c.pids(ctx, &request).await }).await?
-        {
-            return Ok(response);
-        }
-        let (status, pid, cgroup) = {
-            let state = container.state();
-            (state.status, state.pid, state.cgroup.clone())
-        };
-        if status == Status::Creating {
-            return Err(TaskError::NotFound(container.id.clone()));
-        }
-        let mut pids = cgroup.map(|cgroup| cgroup.pids()).unwrap_or_default();
-        // Never empty: containerd would take the container for a leftover.
-        if !pids.contains(&pid) {
-            pids.insert(0, pid);
-        }
-        let processes = pids
-            .into_iter()
-            .map(|pid| ProcessInfo {
-                pid,
-                ..Default::default()
-            })
-            .collect();
-        Ok(PidsResponse {
-            processes,
-            ..Default::default()
-        })
-    }
-}
-
-fn is_not_found(error: &TaskError) -> bool {
-    matches!(error, TaskError::Forwarded(ttrpc::Error::RpcStatus(status))
-        if status.code() == ttrpc::Code::NOT_FOUND)
 }
 
 fn wait_response(exit: Exit) -> WaitResponse {

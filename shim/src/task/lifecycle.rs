@@ -1,0 +1,153 @@
+//! Create, Delete and Pids, which differ most between containers of our own and
+//! those of the stock shim.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use containerd_shim_protos::api::{
+    CreateTaskRequest, DeleteRequest, DeleteResponse, PidsRequest, PidsResponse, ProcessInfo,
+};
+use containerd_shim_protos::shim_async::TaskClient;
+use ttrpc::context::Context;
+
+use super::container::{Container, Status};
+use super::forward::{Answer, ask};
+use super::own::{Payload, remember, rootfs_of};
+use super::pod::Pod;
+use crate::error::{TaskError, TaskResult};
+use crate::spec::Spec;
+use crate::state::Kind;
+
+impl Pod {
+    pub(super) async fn create(
+        self: Arc<Self>,
+        request: CreateTaskRequest,
+        context: Context,
+    ) -> TaskResult<u32> {
+        let (container, _operation) = self.insert(&request)?;
+        let result = self.create_inner(&container, request, context).await;
+        if let Err(error) = &result {
+            log::warn!("create {}: {error}", container.id);
+            if let Err(e) = self.clean_up(&container).await {
+                log::error!("undo the creation of {}: {e:#}", container.id);
+            }
+            self.remove(&container.id);
+        }
+        result
+    }
+
+    async fn create_inner(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        request: CreateTaskRequest,
+        context: Context,
+    ) -> TaskResult<u32> {
+        let spec = Spec::load(&container.bundle)?;
+        let rootfs = match request.rootfs.is_empty() {
+            false => rootfs_of(&container.bundle),
+            // The snapshot is mounted by somebody else.
+            true => {
+                let path = spec.document["root"]["path"].as_str().unwrap_or("rootfs");
+                container.bundle.join(PathBuf::from(path))
+            }
+        };
+        let payload = self.inspect(&spec, &request, &rootfs).await?;
+        let (kind, guest) = match payload {
+            Payload::Linux => (Kind::Linux, None),
+            Payload::Sandbox => (Kind::Sandbox, None),
+            Payload::Wasm(guest) => (Kind::Wasm, Some(guest)),
+        };
+        remember(container, kind)?;
+        if kind == Kind::Linux {
+            let systemd = spec.systemd_cgroup();
+            return self
+                .create_linux(container, request, context, systemd)
+                .await;
+        }
+        let create = self.create_own(container, &request, spec, &rootfs, guest);
+        tokio::select! {
+            result = create => Ok(result?),
+            () = container.cancel.cancelled() => {
+                Err(anyhow!("creation of container {:?} was given up", container.id).into())
+            }
+        }
+    }
+
+    pub(super) async fn delete(
+        self: Arc<Self>,
+        request: DeleteRequest,
+        context: Context,
+    ) -> TaskResult<DeleteResponse> {
+        let container = self.get(&request.id)?;
+        if !request.exec_id.is_empty() {
+            let id = format!("{}/{}", request.id, request.exec_id);
+            let call = |c: TaskClient| async move { c.delete(context, &request).await };
+            return match ask(&container, call).await? {
+                Answer::Nested(response) => Ok(response),
+                Answer::Own => Err(TaskError::NotFound(id)),
+            };
+        }
+        container.cancel.cancel();
+        // A Create that is under way comes first, and another Delete.
+        let _operation = container.operation.lock().await;
+        self.get(&container.id)?;
+        let call = |c: TaskClient| async move { c.delete(context, &request).await };
+        match ask(&container, call).await {
+            Ok(Answer::Own) => self.delete_own(&container).await,
+            Ok(Answer::Nested(response)) => {
+                self.clean_up(&container).await?;
+                self.remove(&container.id);
+                Ok(response)
+            }
+            Err(error) => {
+                if is_not_found(&error) {
+                    self.clean_up(&container).await?;
+                    self.remove(&container.id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn pids(
+        &self,
+        container: &Container,
+        request: PidsRequest,
+        ctx: Context,
+    ) -> TaskResult<PidsResponse> {
+        if let Answer::Nested(response) =
+            ask(container, |c| async move { c.pids(ctx, &request).await }).await?
+        {
+            return Ok(response);
+        }
+        let (status, pid, cgroup) = {
+            let state = container.state();
+            (state.status, state.pid, state.cgroup.clone())
+        };
+        if status == Status::Creating {
+            return Err(TaskError::NotFound(container.id.clone()));
+        }
+        let mut pids = cgroup.map(|cgroup| cgroup.pids()).unwrap_or_default();
+        // Never empty: containerd would take the container for a leftover.
+        if !pids.contains(&pid) {
+            pids.insert(0, pid);
+        }
+        let processes = pids
+            .into_iter()
+            .map(|pid| ProcessInfo {
+                pid,
+                ..Default::default()
+            })
+            .collect();
+        Ok(PidsResponse {
+            processes,
+            ..Default::default()
+        })
+    }
+}
+
+fn is_not_found(error: &TaskError) -> bool {
+    matches!(error, TaskError::Forwarded(ttrpc::Error::RpcStatus(status))
+        if status.code() == ttrpc::Code::NOT_FOUND)
+}
