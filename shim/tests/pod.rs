@@ -225,6 +225,45 @@ fn calls_on_wasm_answer_with_the_codes_containerd_expects() {
 }
 
 #[test]
+fn each_event_comes_once_and_in_order() {
+    let containerd = Containerd::start();
+    let events = containerd.dir.path().join("events");
+    let mut listener = containerd
+        .ctr_command(&["-n", "k8s.io", "events"])
+        .stdout(std::fs::File::create(&events).unwrap())
+        .spawn()
+        .unwrap();
+    // It says nothing once it listens.
+    std::thread::sleep(Duration::from_millis(500));
+    let pod = containerd.run_pod("events");
+    let wasm = pod.run("wasm", "wasm", &["exit", "3"]);
+    let linux = pod.run("linux", "linux", &["exit", "3"]);
+    for id in [&wasm, &linux] {
+        assert_eq!(pod.exit_code(id), 3);
+    }
+    let sandbox = pod.id.clone();
+    pod.remove();
+    let topics = |id: &str| -> Vec<String> {
+        std::fs::read_to_string(&events)
+            .unwrap()
+            .lines()
+            .filter(|line| line.contains(id))
+            .filter_map(|line| Some(line.split("/tasks/").nth(1)?.split(' ').next()?.to_owned()))
+            .collect()
+    };
+    let wanted = ["create", "start", "exit", "delete"];
+    for id in [&wasm, &linux, &sandbox] {
+        eventually("the last event", 5, || {
+            topics(id).contains(&"delete".to_owned()).then_some(())
+        });
+    }
+    let all = [&wasm, &linux, &sandbox].map(|id| topics(id));
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    assert_eq!(all, [wanted; 3]);
+}
+
+#[test]
 fn stdin_reaches_the_guest_and_ends() {
     let containerd = Containerd::start();
     let pod = containerd.run_pod("stdin");

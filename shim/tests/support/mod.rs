@@ -214,13 +214,16 @@ impl Containerd {
     }
 
     pub(crate) fn ctr(&self, args: &[&str]) -> Output {
-        let address = self.dir.path().join("c.sock");
-        Command::new(tool("ctr"))
+        self.ctr_command(args).output().unwrap()
+    }
+
+    pub(crate) fn ctr_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(tool("ctr"));
+        command
             .arg("--address")
-            .arg(address)
-            .args(args)
-            .output()
-            .unwrap()
+            .arg(self.dir.path().join("c.sock"))
+            .args(args);
+        command
     }
 
     pub(crate) fn crictl_command(&self, args: &[&str]) -> Command {
