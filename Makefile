@@ -1,6 +1,6 @@
 # `make up` is the way in; the rest of the targets are its parts.
 
-CACHE := $(or $(WASMKIND_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wasmkind)
+CACHE := $(or $(WASMKIND_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wasmkind)
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 # A folder of their own: guests share nothing with the workspace, not even flags.
 GUESTS := $(CACHE)/target-guests

@@ -1,0 +1,104 @@
+# Read by the end-to-end scripts: results as lines, clean-up at the end, and the programs they need.
+# shellcheck shell=bash
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
+
+cache=${WASMKIND_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/wasmkind}
+wasmkind=bin/wasmkind
+work=$(mktemp -d)
+# Messages reach the caller from inside a redirection too.
+exec 3>&2
+failures=0
+# A cluster of the caller's must not be touched, nor be where a test looks by mistake.
+export KUBECONFIG=$work/kubeconfig
+unset KIND_CLUSTER_NAME KIND_EXPERIMENTAL_PROVIDER
+
+say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&3; }
+die() { say "$*" && exit 1; }
+
+# defer COMMAND...: runs at the end whatever happens, the last one first.
+deferred=()
+defer() { deferred+=("$(printf '%q ' "$@")"); }
+finish() {
+  local code=$? index
+  trap '' INT TERM
+  for ((index = ${#deferred[@]} - 1; index >= 0; index--)); do
+    eval "${deferred[index]}" >>"$work/clean-up" 2>&1 || say "clean-up failed: ${deferred[index]}: $(tail -n 3 "$work/clean-up")"
+  done
+  rm -rf "$work"
+  [ "$failures" = 0 ] || code=1
+  exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# check NAME COMMAND...: one behaviour, with its time. What the command printed shows why it failed.
+check() {
+  local name=$1 began=$SECONDS
+  shift
+  if "$@" >"$work/output" 2>&1; then
+    echo "ok $name ($((SECONDS - began)) s)"
+  else
+    echo "not ok $name ($((SECONDS - began)) s): $*"
+    tail -n 40 "$work/output" | sed 's/^/    /'
+    failures=$((failures + 1))
+    return 1
+  fi
+}
+
+# within SECONDS COMMAND...: until it succeeds; then prints what it printed last.
+within() {
+  local end=$((SECONDS + $1)) answer
+  shift
+  until answer=$("$@" 2>&1); do
+    if [ $SECONDS -ge $end ]; then
+      printf '%s\n' "$answer"
+      return 1
+    fi
+    sleep 0.5
+  done
+  printf '%s\n' "$answer"
+}
+
+# equals EXPECTED COMMAND...: its standard output is that, but for the last line's end.
+equals() {
+  local expected=$1 answer
+  shift
+  answer=$("$@") || return
+  [ "$answer" = "$expected" ] || { printf 'expected: %s\nanswer:   %s\n' "$expected" "$answer" && return 1; }
+}
+
+# contains TEXT COMMAND...
+contains() {
+  local text=$1 answer
+  shift
+  answer=$("$@" 2>&1) || { printf '%s\n' "$answer" && return 1; }
+  [[ $answer == *"$text"* ]] || { printf 'without %s: %s\n' "$text" "$answer" && return 1; }
+}
+
+# fails COMMAND...: it must not succeed.
+fails() { if "$@"; then echo "succeeded: $*" && return 1; fi; }
+
+# built MODULE BINARY: path of a program built from its Go module in ci/e2e, once per go.sum.
+built() {
+  local module=$1 binary=$2 package sum path
+  package=$(awk '$1 == "tool" { print $2 }' "ci/e2e/$module/go.mod")
+  sum=$(cat "ci/e2e/$module/go.mod" "ci/e2e/$module/go.sum" | sha256sum | cut -c1-16)
+  path=$cache/e2e-$module-$sum/$binary
+  if [ ! -x "$path" ]; then
+    say "building $binary from its Go module"
+    (cd "ci/e2e/$module" && CGO_ENABLED=0 GOFLAGS='' GOWORK=off go build -mod=readonly -trimpath -ldflags '-s -w' -o "$path.new" "$package") >&2 \
+      && mv "$path.new" "$path" || die "go build $package failed"
+  fi
+  echo "$path"
+}
+
+# node_image: sets $image to wasmkind's node image, which is built if its inputs changed.
+node_image() {
+  image=${WASMKIND_NODE_IMAGE:-}
+  if [ -n "$image" ]; then return; fi
+  image=wasmkind/node:latest
+  [ -x $wasmkind ] || die "$wasmkind is not built: make build"
+  $wasmkind build node-image --image $image >"$work/build" 2>&1 || die "$wasmkind build node-image failed: $(tail -n 5 "$work/build")"
+}
