@@ -1,1 +1,7 @@
-fn main() {}
+//! The `wasmkind` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wasmkind::commands::main()
+}

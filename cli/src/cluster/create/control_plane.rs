@@ -1,0 +1,297 @@
+//! From a booting node to a Ready one.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bollard::Docker;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use crate::cluster::api::{Api, Failure};
+use crate::cluster::bootstrap::{Bootstrap, FIRST_NODE_POD_SUBNET};
+use crate::cluster::pki::{Authorities, Pair};
+use crate::cluster::{Error, Result, diagnose, objects};
+use crate::docker::archive::{self, Archive};
+use crate::progress::Progress;
+
+/// How long the API server may take to answer, as with kubeadm.
+const API_PATIENCE: Duration = Duration::from_secs(240);
+/// Between two looks at the node.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks at its container.
+const CONTAINER_LOOK: Duration = Duration::from_secs(1);
+/// What the node image brings to be applied to each cluster.
+const MANIFESTS: [&str; 2] = [
+    "/kind/manifests/default-storage.yaml",
+    "/kind/wasmkind/manifests",
+];
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+pub(super) struct ControlPlane<'a> {
+    pub docker: &'a Docker,
+    pub container: &'a str,
+    pub bootstrap: &'a Bootstrap,
+    pub authorities: &'a Authorities,
+    /// Host address of the API server, as `host:port`.
+    pub endpoint: &'a str,
+    pub now: OffsetDateTime,
+}
+
+impl ControlPlane<'_> {
+    /// Waits for the API server, gives it its first objects, and waits for the node.
+    pub(super) async fn bring_up(
+        &self,
+        controllers: Archive,
+        super_admin: &Pair,
+        wait: Duration,
+        progress: &Progress,
+    ) -> Result<()> {
+        let connect = |identity| {
+            let connected = Api::connect(self.endpoint, self.authorities.ca_der(), identity);
+            connected.map_err(|source| Error::Api {
+                what: "connect to the API server".into(),
+                source,
+            })
+        };
+        let (admin, anonymous) = (connect(Some(super_admin))?, connect(None)?);
+
+        let step = progress.step("Starting the control plane");
+        let manifests = tokio::try_join!(
+            self.within(API_PATIENCE, "the API server did not answer", async {
+                admin.wait_for_version().await;
+                Ok(())
+            }),
+            self.manifests(),
+        )?
+        .1;
+        step.done();
+
+        let step =
+            progress.step("Installing CoreDNS, kube-proxy, storage and the Wasm runtime class");
+        let install = async {
+            tokio::try_join!(
+                async {
+                    // Anonymous requests are answered once RBAC's rules are loaded: until then, the
+                    // controllers would be refused, and wait for a second or more.
+                    anonymous.wait_for_version().await;
+                    Ok(controllers.put(self.docker, self.container).await?)
+                },
+                self.install(&admin, &manifests),
+                self.introduce_node(&admin),
+            )
+        };
+        self.within(
+            API_PATIENCE,
+            "the control plane did not take its first objects",
+            install,
+        )
+        .await?;
+        step.done();
+
+        if !wait.is_zero() {
+            let step = progress.step(format!(
+                "Waiting for node {} to be Ready",
+                self.bootstrap.node
+            ));
+            self.within(
+                wait,
+                &format!("node {} is not Ready", self.bootstrap.node),
+                self.node_ready(&admin),
+            )
+            .await?;
+            step.done();
+        }
+        Ok(())
+    }
+
+    /// Fails when `task` takes longer than `patience`, or the node's container stops; with what can
+    /// be found out about it.
+    async fn within<T>(
+        &self,
+        patience: Duration,
+        what: &str,
+        task: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let stopped = async {
+            loop {
+                tokio::time::sleep(CONTAINER_LOOK).await;
+                if !diagnose::is_running(self.docker, self.container).await {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            done = task => done,
+            () = stopped => {
+                let details = diagnose::node(self.docker, self.container).await;
+                Err(Error::NodeStopped { node: self.bootstrap.node.to_string(), details })
+            }
+            () = tokio::time::sleep(patience) => {
+                let details = diagnose::node(self.docker, self.container).await;
+                Err(Error::Timeout { what: what.into(), after: patience, details })
+            }
+        }
+    }
+
+    /// The objects that the node image brings along.
+    async fn manifests(&self) -> Result<Vec<Value>> {
+        let mut found = Vec::new();
+        for path in MANIFESTS {
+            for (file, content) in archive::get(self.docker, self.container, path).await? {
+                let parsed = objects::documents(&String::from_utf8_lossy(&content));
+                found.extend(parsed.map_err(|source| Error::Manifest {
+                    what: format!("{file} of the node image"),
+                    source,
+                })?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn install(&self, admin: &Api, manifests: &[Value]) -> Result<()> {
+        let ca = self.authorities.ca();
+        let (mut namespaces, mut others) = (objects::namespaces(), Vec::new());
+        for object in manifests {
+            let list = if object["kind"] == "Namespace" {
+                &mut namespaces
+            } else {
+                &mut others
+            };
+            list.push(object.clone());
+        }
+        let named: HashSet<String> = namespaces
+            .iter()
+            .filter_map(|namespace| Some(namespace["metadata"]["name"].as_str()?.to_owned()))
+            .collect();
+        for namespace in &named {
+            others.extend(objects::namespace_defaults(namespace, &ca));
+        }
+        let initial = objects::initial(self.bootstrap, &ca, self.now);
+        others.extend(initial.map_err(|source| Error::Manifest {
+            what: "a template".into(),
+            source,
+        })?);
+        admin.create_all(&namespaces).await?;
+        admin.create_all(&others).await
+    }
+
+    fn node_path(&self) -> String {
+        format!("/api/v1/nodes/{}", self.bootstrap.node)
+    }
+
+    /// Waits until the kubelet has registered the node, and marks it as kubeadm does. With one node
+    /// there is no taint, and no exclusion from load balancers: as with kind.
+    async fn introduce_node(&self, admin: &Api) -> Result<()> {
+        let patch = json!({
+            "metadata": { "labels": { CONTROL_PLANE: "" } },
+            // What the controller manager would give the first node; its CNI configuration says so already.
+            "spec": { "podCIDR": FIRST_NODE_POD_SUBNET, "podCIDRs": [FIRST_NODE_POD_SUBNET] },
+        });
+        loop {
+            match admin.merge(&self.node_path(), &patch).await {
+                Ok(_) => return Ok(()),
+                Err(Failure::Refused {
+                    code: 422,
+                    reason: _,
+                    message,
+                }) => {
+                    let source = Failure::Refused {
+                        code: 422,
+                        reason: "Invalid".into(),
+                        message,
+                    };
+                    return Err(Error::Api {
+                        what: format!("label node {}", self.bootstrap.node),
+                        source,
+                    });
+                }
+                Err(_) => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Waits until the node is Ready, and removes the taint that keeps Pods away from it: the
+    /// controller that does so looks only every few seconds.
+    async fn node_ready(&self, admin: &Api) -> Result<()> {
+        loop {
+            if let Ok(node) = admin.get(&self.node_path()).await
+                && is_ready(&node)
+            {
+                let Some(patch) = without_taint(&node) else {
+                    return Ok(());
+                };
+                if admin.merge(&self.node_path(), &patch).await.is_ok() {
+                    return Ok(());
+                }
+                // Somebody else changed it in between: look again.
+                continue;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+fn is_ready(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array();
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// A patch that removes the not-ready taint from exactly this version of the node.
+fn without_taint(node: &Value) -> Option<Value> {
+    let taints = node["spec"]["taints"].as_array()?;
+    let kept: Vec<&Value> = taints
+        .iter()
+        .filter(|taint| taint["key"] != NOT_READY)
+        .collect();
+    if kept.len() == taints.len() {
+        return None;
+    }
+    let taints = if kept.is_empty() {
+        Value::Null
+    } else {
+        json!(kept)
+    };
+    Some(
+        json!({ "metadata": { "resourceVersion": node["metadata"]["resourceVersion"] }, "spec": { "taints": taints } }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(ready: &str, taints: &[&str]) -> Value {
+        json!({
+            "metadata": { "resourceVersion": "7" },
+            "spec": { "taints": taints.iter().map(|key| json!({ "key": key, "effect": "NoSchedule" })).collect::<Vec<_>>() },
+            "status": { "conditions": [{ "type": "MemoryPressure", "status": "False" }, { "type": "Ready", "status": ready }] },
+        })
+    }
+
+    #[test]
+    fn readiness_is_the_ready_condition() {
+        assert!(is_ready(&node("True", &[])));
+        assert!(!is_ready(&node("False", &[])));
+        assert!(!is_ready(&json!({})));
+    }
+
+    #[test]
+    fn only_the_not_ready_taint_goes() {
+        assert_eq!(without_taint(&node("True", &[])), None);
+        assert_eq!(without_taint(&node("True", &["mine"])), None);
+        assert_eq!(
+            without_taint(&node("True", &[NOT_READY])).unwrap()["spec"]["taints"],
+            Value::Null
+        );
+        let patch = without_taint(&node("True", &["mine", NOT_READY])).unwrap();
+        assert_eq!(
+            patch["spec"]["taints"],
+            json!([{ "key": "mine", "effect": "NoSchedule" }])
+        );
+        assert_eq!(patch["metadata"]["resourceVersion"], "7");
+    }
+}

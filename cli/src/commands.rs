@@ -1,0 +1,219 @@
+//! The command line: one file a command. Results go to stdout, everything else to stderr.
+
+mod build;
+mod create;
+mod delete;
+mod down;
+mod export;
+mod get;
+mod output;
+mod up;
+mod version;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::cluster::ClusterName;
+use crate::report;
+
+/// Local Kubernetes clusters in which Wasm guests and Linux containers share a Pod.
+#[derive(Debug, Parser)]
+#[command(name = "wasmkind", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// From nothing to a Pod with Wasm and Linux that answers
+    Up(up::Arguments),
+    /// Undo `up`
+    Down(down::Arguments),
+    /// Build a node image, or an image for it
+    #[command(subcommand)]
+    Build(build::Command),
+    /// Create a cluster
+    #[command(subcommand)]
+    Create(create::Command),
+    /// Delete a cluster
+    #[command(subcommand)]
+    Delete(delete::Command),
+    /// Show clusters, nodes, or a kubeconfig
+    #[command(subcommand)]
+    Get(get::Command),
+    /// Write a kubeconfig
+    #[command(subcommand)]
+    Export(export::Command),
+    /// Show versions
+    Version(version::Arguments),
+}
+
+/// Runs the command that the process' arguments name.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            let _ = usage.print();
+            // --help and --version are no errors.
+            return if usage.use_stderr() {
+                ExitCode::from(report::USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    report::exit_code(run(cli.command))
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Up(arguments) => up::run(&arguments).await,
+            Command::Down(arguments) => down::run(&arguments).await,
+            Command::Build(command) => build::run(&command).await,
+            Command::Create(create::Command::Cluster(arguments)) => create::run(&arguments).await,
+            Command::Delete(command) => delete::run(&command).await,
+            Command::Get(command) => get::run(&command).await,
+            Command::Export(export::Command::Kubeconfig(arguments)) => {
+                export::run(&arguments).await
+            }
+            Command::Version(arguments) => version::run(&arguments).await,
+        }
+    });
+    // A request that nobody waits for any more does not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Which cluster.
+#[derive(Debug, Args)]
+struct ClusterArguments {
+    /// Name of the cluster [default: kind]
+    #[arg(
+        long,
+        short,
+        env = "KIND_CLUSTER_NAME",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    name: Option<String>,
+}
+
+impl ClusterArguments {
+    fn name(&self) -> &str {
+        self.name
+            .as_deref()
+            .filter(|name| !name.is_empty())
+            .unwrap_or("kind")
+    }
+
+    /// The name of a cluster that is there, or not: any name may be asked for.
+    fn existing(&self) -> ClusterName {
+        ClusterName::existing(self.name())
+    }
+}
+
+/// Which kubeconfig.
+#[derive(Debug, Args)]
+struct KubeconfigArguments {
+    /// Kubeconfig file to change, instead of $KUBECONFIG or ~/.kube/config
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+}
+
+/// Parses Go's form of a duration: `300ms`, `1m30s`, `2h`, `0`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let invalid = || format!("'{text}' is not a duration such as 30s, 1m30s or 0");
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(invalid)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
+        rest = &rest[digits..];
+        let end = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let seconds = match &rest[..end] {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(invalid()),
+        };
+        total += number * seconds;
+        rest = &rest[end..];
+    }
+    if text.is_empty() {
+        Err(invalid())
+    } else {
+        Duration::try_from_secs_f64(total).map_err(|_| invalid())
+    }
+}
+
+/// Resolves when the user, or the system, wants the command to end.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut interrupt), Ok(mut terminate)) = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        ) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("0", Some(0))]
+    #[case("0s", Some(0))]
+    #[case("300ms", Some(300))]
+    #[case("1m30s", Some(90_000))]
+    #[case("1.5h", Some(5_400_000))]
+    // As with kind: a number alone says nothing.
+    #[case("5", None)]
+    #[case("", None)]
+    #[case("5 s", None)]
+    #[case("s", None)]
+    #[case("-1s", None)]
+    fn durations_are_gos(#[case] text: &str, #[case] milliseconds: Option<u64>) {
+        assert_eq!(
+            parse_duration(text).ok(),
+            milliseconds.map(Duration::from_millis)
+        );
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

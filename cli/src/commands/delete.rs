@@ -1,0 +1,47 @@
+//! `wasmkind delete cluster`
+
+use clap::{Args, Subcommand};
+
+use super::{ClusterArguments, KubeconfigArguments};
+use crate::cluster::{ClusterName, delete};
+use crate::docker;
+use crate::progress::Progress;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Delete a cluster
+    Cluster(Arguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    cluster: ClusterArguments,
+    /// Name of the cluster [default: kind]
+    #[arg(value_name = "NAME", conflicts_with = "name")]
+    position: Option<String>,
+    #[command(flatten)]
+    kubeconfig: KubeconfigArguments,
+}
+
+pub(super) async fn run(command: &Command) -> anyhow::Result<()> {
+    let Command::Cluster(arguments) = command;
+    let cluster = arguments
+        .position
+        .as_ref()
+        .map_or_else(|| arguments.cluster.existing(), ClusterName::existing);
+    let docker = docker::connect().await?;
+    let progress = Progress::stderr();
+    progress.say(&format!("Deleting cluster \"{cluster}\" ..."));
+    let deleted = delete::delete(
+        &docker,
+        &cluster,
+        arguments.kubeconfig.kubeconfig.as_deref(),
+    )
+    .await?;
+    if !deleted.is_empty() {
+        let names: Vec<String> = deleted.iter().map(|name| format!("{name:?}")).collect();
+        progress.say(&format!("Deleted nodes: [{}]", names.join(" ")));
+    }
+    Ok(())
+}

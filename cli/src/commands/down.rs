@@ -1,0 +1,36 @@
+//! `wasmkind down`: undoes `up`.
+
+use clap::Args;
+
+use super::{KubeconfigArguments, up};
+use crate::cluster::{ClusterName, delete};
+use crate::docker;
+use crate::progress::Progress;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Name of the cluster
+    #[arg(long, short, default_value = up::DEFAULT_NAME, value_name = "NAME")]
+    name: String,
+    #[command(flatten)]
+    kubeconfig: KubeconfigArguments,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let docker = docker::connect().await?;
+    let cluster = ClusterName::existing(&arguments.name);
+    let progress = Progress::stderr();
+    let step = progress.step(format!("Deleting cluster \"{cluster}\""));
+    let deleted = delete::delete(
+        &docker,
+        &cluster,
+        arguments.kubeconfig.kubeconfig.as_deref(),
+    )
+    .await?;
+    if deleted.is_empty() {
+        step.done_as(format!("No cluster \"{cluster}\" to delete"))
+    } else {
+        step.done()
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Results, in the form that was asked for.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// Form of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// One name a line.
+    Text,
+    Json,
+    Yaml,
+}
+
+/// Writes a list to stdout; as text, one line for each.
+pub(super) fn list<T: Serialize>(
+    format: Format,
+    items: &[T],
+    text: impl Fn(&T) -> &str,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Text => items.iter().try_for_each(|item| line(text(item))),
+        Format::Json => line(&serde_json::to_string_pretty(items).context("encode the list")?),
+        Format::Yaml => write(&serde_norway::to_string(items).context("encode the list")?),
+    }
+}
+
+/// Writes a line to stdout.
+pub(super) fn line(text: &str) -> anyhow::Result<()> {
+    write(&format!("{text}\n"))
+}
+
+/// Writes to stdout.
+pub(super) fn write(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("write to stdout")
+}
