@@ -34,13 +34,14 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # check NAME COMMAND...: one behaviour, with its time. What the command printed shows why it failed.
+# Its variables have names of their own, as the functions that it calls see them.
 check() {
-  local name=$1 began=$SECONDS
+  local check_name=$1 check_began=$SECONDS
   shift
   if "$@" >"$work/output" 2>&1; then
-    echo "ok $name ($((SECONDS - began)) s)"
+    echo "ok $check_name ($((SECONDS - check_began)) s)"
   else
-    echo "not ok $name ($((SECONDS - began)) s): $*"
+    echo "not ok $check_name ($((SECONDS - check_began)) s): $*"
     tail -n 40 "$work/output" | sed 's/^/    /'
     failures=$((failures + 1))
     return 1
