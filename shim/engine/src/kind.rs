@@ -52,7 +52,7 @@ pub struct Kinds(u32);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KindError {
     #[error(
-        "has nothing to run: it exports neither _start nor wasi:cli/run nor wasi:http/incoming-handler"
+        "has nothing to run: it exports neither _start nor wasi:cli/run@0.2 nor wasi:http/incoming-handler@0.2"
     )]
     Nothing,
     #[error(
@@ -63,6 +63,13 @@ pub enum KindError {
 
 impl Kinds {
     pub const NONE: Self = Self(0);
+    /// A core module without `_start` that has other functions, to be run by name only.
+    const NAMED: u32 = 1 << 31;
+
+    /// Adds that a core module exports functions which the Pod may name.
+    pub fn with_named_functions(self) -> Self {
+        Self(self.0 | Self::NAMED)
+    }
 
     pub fn with(self, kind: Kind) -> Self {
         Self(self.0 | kind.bit())
@@ -95,7 +102,7 @@ impl Kinds {
             "wasi:cli/run" | "run" if self.contains(Kind::CommandP2) => Kind::CommandP2,
             _ => Kind::CommandP1,
         };
-        if self.contains(wanted) {
+        if self.contains(wanted) || (wanted == Kind::CommandP1 && self.0 & Self::NAMED != 0) {
             Ok(wanted)
         } else {
             Err(KindError::NoExport {
@@ -110,7 +117,9 @@ impl Kinds {
 
     /// None when a bit is set that this version does not know.
     pub(crate) fn from_bits(bits: u32) -> Option<Self> {
-        let known = Kind::ALL.iter().fold(0, |all, kind| all | kind.bit());
+        let known = Kind::ALL
+            .iter()
+            .fold(Self::NAMED, |all, kind| all | kind.bit());
         (bits & !known == 0).then_some(Self(bits))
     }
 }
@@ -130,6 +139,8 @@ mod tests {
     #[case(P1, None, Ok(Kind::CommandP1))]
     #[case(P1, Some("main"), Ok(Kind::CommandP1))]
     #[case(P1, Some("run"), Ok(Kind::CommandP1))]
+    #[case(Kinds::NONE.with_named_functions(), Some("main"), Ok(Kind::CommandP1))]
+    #[case(Kinds::NONE.with_named_functions(), None, Err(KindError::Nothing))]
     #[case(P2, None, Ok(Kind::CommandP2))]
     #[case(HTTP, None, Ok(Kind::Http))]
     #[case(BOTH, None, Ok(Kind::Http))]

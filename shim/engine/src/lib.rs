@@ -4,13 +4,23 @@
 //! compile cache and the runner's configuration, which is all that the shim needs.
 
 pub mod cache;
+#[cfg(feature = "compile")]
+pub mod compile;
 pub mod config;
 mod digest;
+#[cfg(feature = "run")]
+pub mod host;
 mod kind;
+#[cfg(feature = "run")]
+mod limits;
 pub mod protocol;
+#[cfg(feature = "run")]
+pub mod settings;
 mod source;
 mod target;
 
 pub use digest::Digest;
 pub use kind::{Kind, KindError, Kinds};
+#[cfg(feature = "run")]
+pub use limits::{Budget, Limits};
 pub use source::{Source, SourceError};

@@ -1,1 +1,87 @@
-fn main() {}
+//! Runs one Wasm container: maps a module that was compiled beforehand, prepares everything,
+//! waits for the shim's word, and runs it. It is the container's first process, in all the
+//! container's namespaces and limits; `wasmkind_engine::protocol` says how the shim reaches it.
+//!
+//! Everything here is on one thread, and nothing is allocated that the guest does not need: a
+//! Pod pays for this process.
+
+mod command;
+mod control;
+mod descriptors;
+mod guest;
+mod load;
+mod names;
+mod report;
+mod service;
+mod signals;
+mod stdio;
+
+use anyhow::Context as _;
+use wasmkind_engine::Kind;
+use wasmkind_engine::protocol::exit;
+
+use control::Control;
+use descriptors::Inherited;
+
+fn main() {
+    std::process::exit(run());
+}
+
+/// The exit code.
+fn run() -> i32 {
+    // Before anything else: the first process of a PID namespace ignores what it has no
+    // handler for.
+    signals::exit_on_termination();
+    let inherited = match Inherited::take() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            report::complain(&format!("{error:#}"));
+            return exit::FAILED;
+        }
+    };
+    let mut control = Control::new(inherited.control);
+    match guest(inherited.config, inherited.module, &mut control) {
+        Ok(code) => code,
+        Err(error) => {
+            let message = format!("{error:#}");
+            report::complain(&message);
+            control.failed(&message);
+            exit::FAILED
+        }
+    }
+}
+
+fn guest(
+    config: std::fs::File,
+    module: std::fs::File,
+    control: &mut Control,
+) -> anyhow::Result<i32> {
+    let config = descriptors::read_config(&config)?;
+    names::never_load_libraries();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .build()
+        .context("start the event loop")?;
+    // Where wasmtime-wasi looks for the runtime while it opens streams.
+    let _entered = runtime.enter();
+    match config.kind {
+        Kind::CommandP1 => {
+            let command = command::Module::prepare(&config, module)?;
+            control.ready_to_start()?;
+            control.started()?;
+            runtime.block_on(command.run())
+        }
+        Kind::CommandP2 => {
+            let command = command::Component::prepare(&config, module)?;
+            control.ready_to_start()?;
+            control.started()?;
+            runtime.block_on(command.run())
+        }
+        Kind::Http => {
+            let service = service::Service::prepare(&config, module)?;
+            control.ready_to_start()?;
+            runtime.block_on(service.run(control))
+        }
+    }
+}

@@ -71,7 +71,7 @@ fn finds_what_was_stored() {
 #[case::length("bytes of code", |p: &Path| fs::write(p, [b"x", &fs::read(p).unwrap()[..]].concat()).unwrap())]
 #[case::magic("does not end as", |p: &Path| flip(p, fs::metadata(p).unwrap().len() - 1))]
 #[case::digest("of the module", |p: &Path| flip(p, CODE.len() as u64 + 40))]
-#[case::kinds("unknown kinds", |p: &Path| flip(p, CODE.len() as u64 + 72))]
+#[case::kinds("unknown kinds", |p: &Path| flip(p, CODE.len() as u64 + 74))]
 #[case::fingerprint("another engine", |p: &Path| flip(p, CODE.len() as u64 + 76))]
 #[case::cut("cut short", |p: &Path| fs::write(p, b"short").unwrap())]
 #[case::empty("cut short", |p: &Path| fs::write(p, b"").unwrap())]

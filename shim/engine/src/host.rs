@@ -1,0 +1,112 @@
+//! What guests are given. The runner links with it, and the compiler checks imports against
+//! it, so that a module which the compiler let through can be linked.
+
+use wasmtime::component::{self, Component, ResourceTable};
+use wasmtime::{Engine, Linker, Module, Result};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::{Kind, Kinds, Limits};
+
+/// The store's data of a core module.
+pub struct ModuleHost {
+    pub wasi: WasiP1Ctx,
+    pub limits: Limits,
+}
+
+/// The store's data of a component.
+pub struct ComponentHost {
+    pub wasi: WasiCtx,
+    pub http: WasiHttpCtx,
+    pub table: ResourceTable,
+    pub limits: Limits,
+}
+
+impl WasiView for ComponentHost {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for ComponentHost {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: Default::default(),
+        }
+    }
+}
+
+/// WASI 0.1.
+///
+/// # Errors
+/// When wasmtime refuses a definition.
+pub fn module_linker(engine: &Engine) -> Result<Linker<ModuleHost>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut ModuleHost| &mut host.wasi)?;
+    // wasmtime's own turns codes above 125 into traps; a container's exit code may be any.
+    linker.allow_shadowing(true);
+    linker.func_wrap(
+        "wasi_snapshot_preview1",
+        "proc_exit",
+        |code: i32| -> Result<()> { Err(I32Exit(code).into()) },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+/// WASI 0.2: the whole command world and wasi:http. Ordinary services import much of the
+/// command world too.
+///
+/// # Errors
+/// When wasmtime refuses a definition.
+pub fn component_linker(engine: &Engine) -> Result<component::Linker<ComponentHost>> {
+    let mut linker = component::Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    Ok(linker)
+}
+
+/// What a core module can be run as, by its exports.
+pub fn module_kinds(module: &Module) -> Kinds {
+    let start = module
+        .get_export("_start")
+        .is_some_and(|export| is_command(&export));
+    let kinds = if start {
+        Kinds::NONE.with(Kind::CommandP1)
+    } else {
+        Kinds::NONE
+    };
+    if module.exports().any(|export| is_command(&export.ty())) {
+        kinds.with_named_functions()
+    } else {
+        kinds
+    }
+}
+
+fn is_command(export: &wasmtime::ExternType) -> bool {
+    export
+        .func()
+        .is_some_and(|ty| ty.params().len() == 0 && ty.results().len() == 0)
+}
+
+/// What a component can be run as, by its exports.
+pub fn component_kinds(engine: &Engine, component: &Component) -> Kinds {
+    component
+        .component_type()
+        .exports(engine)
+        .fold(Kinds::NONE, |kinds, (name, _)| match name.split_once('@') {
+            Some(("wasi:cli/run", version)) if version.starts_with("0.2.") => {
+                kinds.with(Kind::CommandP2)
+            }
+            Some(("wasi:http/incoming-handler", version)) if version.starts_with("0.2.") => {
+                kinds.with(Kind::Http)
+            }
+            _ => kinds,
+        })
+}

@@ -1,0 +1,150 @@
+//! Memory limits, so that a guest's growth fails in the guest before the kernel kills the
+//! container.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use wasmtime::{ResourceLimiter, Result};
+
+/// What all instances of a container have grown by.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    limit: usize,
+    grown: Arc<AtomicUsize>,
+}
+
+impl Budget {
+    /// `limit` in bytes; none is no limit.
+    pub fn new(limit: Option<u64>) -> Self {
+        let limit = limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        });
+        Self {
+            limit,
+            grown: Arc::default(),
+        }
+    }
+}
+
+/// One store's part of the [`Budget`].
+///
+/// What a memory has from the start counts against the limit for this store only: it is mapped
+/// lazily, and much of it never touched, so a hundred small requests must not fill the budget.
+/// What memories grow by counts for all stores together.
+#[derive(Debug)]
+pub struct Limits {
+    budget: Budget,
+    initial: usize,
+    grown: usize,
+}
+
+impl Limits {
+    pub fn new(budget: &Budget) -> Self {
+        Self {
+            budget: budget.clone(),
+            initial: 0,
+            grown: 0,
+        }
+    }
+
+    fn grow(&mut self, current: usize, desired: usize) -> bool {
+        let more = desired.saturating_sub(current);
+        let limit = self.budget.limit;
+        if current == 0 {
+            if self.initial.saturating_add(more) > limit {
+                return false;
+            }
+            self.initial += more;
+            return true;
+        }
+        let own = self.initial;
+        let fits = |grown: usize| {
+            let total = grown.checked_add(more)?;
+            (total.checked_add(own)? <= limit).then_some(total)
+        };
+        let granted = self
+            .budget
+            .grown
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .is_ok();
+        if granted {
+            self.grown += more;
+        }
+        granted
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Result<bool> {
+        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(current, desired))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Result<bool> {
+        let bytes = |elements: usize| elements.saturating_mul(size_of::<usize>());
+        Ok(maximum.is_none_or(|maximum| desired <= maximum)
+            && self.grow(bytes(current), bytes(desired)))
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.budget.grown.fetch_sub(self.grown, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_counts_for_all_and_ends_with_the_store() {
+        let budget = Budget::new(Some(100));
+        let mut first = Limits::new(&budget);
+        assert!(first.memory_growing(0, 40, None).unwrap());
+        assert!(first.memory_growing(40, 80, None).unwrap());
+        let mut second = Limits::new(&budget);
+        assert!(
+            second.memory_growing(0, 40, None).unwrap(),
+            "initial memory is not shared"
+        );
+        assert!(
+            !second.memory_growing(40, 70, None).unwrap(),
+            "40 + 40 + 30 exceed 100"
+        );
+        assert!(second.memory_growing(40, 60, None).unwrap());
+        drop(first);
+        assert!(second.memory_growing(60, 100, None).unwrap());
+        drop(second);
+        assert_eq!(budget.grown.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn one_store_cannot_start_above_the_limit() {
+        let mut limits = Limits::new(&Budget::new(Some(100)));
+        assert!(!limits.memory_growing(0, 101, None).unwrap());
+        assert!(
+            !limits.table_growing(0, 13, None).unwrap(),
+            "13 elements are 104 bytes"
+        );
+        assert!(
+            Limits::new(&Budget::new(None))
+                .memory_growing(0, usize::MAX, None)
+                .unwrap()
+        );
+        assert!(
+            !Limits::new(&Budget::new(None))
+                .memory_growing(0, 10, Some(9))
+                .unwrap()
+        );
+    }
+}

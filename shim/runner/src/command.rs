@@ -1,0 +1,179 @@
+//! Guests that run once and exit.
+
+use std::fs::File;
+
+use anyhow::{Context as _, bail};
+use wasmkind_engine::config::RunnerConfig;
+use wasmkind_engine::host::{self, ComponentHost, ModuleHost};
+use wasmkind_engine::protocol::exit;
+use wasmkind_engine::{Budget, Limits, settings};
+use wasmtime::component::ResourceTable;
+use wasmtime::{Engine, InstancePre, Store};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
+use wasmtime_wasi_http::WasiHttpCtx;
+
+use crate::guest;
+use crate::load::{self, plain};
+use crate::report::{self, TerminationLog};
+
+/// Farther than any epoch goes: a command has the thread to itself.
+const NEVER: u64 = u64::MAX / 2;
+
+/// A core module of WASI 0.1.
+pub(crate) struct Module {
+    engine: Engine,
+    pre: InstancePre<ModuleHost>,
+    wasi: WasiCtxBuilder,
+    budget: Budget,
+    /// What to call, in this order.
+    exports: Vec<String>,
+    outcome: Outcome,
+}
+
+/// A component that exports `wasi:cli/run`.
+pub(crate) struct Component {
+    engine: Engine,
+    pre: CommandPre<ComponentHost>,
+    wasi: WasiCtxBuilder,
+    budget: Budget,
+    outcome: Outcome,
+}
+
+impl Module {
+    pub(crate) fn prepare(config: &RunnerConfig, file: File) -> anyhow::Result<Self> {
+        let engine = plain(settings::on_demand()).context("set up the engine")?;
+        let module = load::module(&engine, file, &config.name)?;
+        let exports = calls(&module, config)?;
+        let linker = plain(host::module_linker(&engine)).context("define WASI")?;
+        let pre = plain(linker.instantiate_pre(&module))
+            .with_context(|| format!("link {}", config.name))?;
+        Ok(Self {
+            engine,
+            pre,
+            wasi: guest::alone(config)?,
+            budget: Budget::new(config.memory_limit),
+            exports,
+            outcome: Outcome::new(config),
+        })
+    }
+
+    /// The exit code.
+    pub(crate) async fn run(mut self) -> anyhow::Result<i32> {
+        let data = ModuleHost {
+            wasi: self.wasi.build_p1(),
+            limits: Limits::new(&self.budget),
+        };
+        let mut store = Store::new(&self.engine, data);
+        store.limiter(|host| &mut host.limits);
+        store.set_epoch_deadline(NEVER);
+        let result = self.call(&mut store).await;
+        Ok(self.outcome.code(result.map(|()| 0)))
+    }
+
+    async fn call(&self, store: &mut Store<ModuleHost>) -> wasmtime::Result<()> {
+        let instance = self.pre.instantiate_async(&mut *store).await?;
+        for export in &self.exports {
+            instance
+                .get_typed_func::<(), ()>(&mut *store, export)?
+                .call_async(&mut *store, ())
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// The functions to call: the Pod's choice, or `_start`. A library is initialised first.
+fn calls(module: &wasmtime::Module, config: &RunnerConfig) -> anyhow::Result<Vec<String>> {
+    let callable = |name: &str| {
+        let export = module.get_export(name);
+        export.and_then(|export| {
+            export
+                .func()
+                .map(|ty| ty.params().len() == 0 && ty.results().len() == 0)
+        })
+    };
+    let export = config.export.as_deref().unwrap_or("_start");
+    match callable(export) {
+        Some(true) => {}
+        Some(false) => bail!(
+            "{} cannot be run at {export:?}: the function has parameters or results",
+            config.name
+        ),
+        None => bail!("{} has no function {export:?}", config.name),
+    }
+    let mut calls = Vec::new();
+    if export != "_start" && export != "_initialize" && callable("_initialize") == Some(true) {
+        calls.push("_initialize".to_owned());
+    }
+    calls.push(export.to_owned());
+    Ok(calls)
+}
+
+impl Component {
+    pub(crate) fn prepare(config: &RunnerConfig, file: File) -> anyhow::Result<Self> {
+        let engine = plain(settings::on_demand()).context("set up the engine")?;
+        let component = load::component(&engine, &file, &config.name)?;
+        let linker = plain(host::component_linker(&engine)).context("define WASI")?;
+        let pre = linker.instantiate_pre(&component).and_then(CommandPre::new);
+        let pre = plain(pre).with_context(|| format!("link {}", config.name))?;
+        Ok(Self {
+            engine,
+            pre,
+            wasi: guest::alone(config)?,
+            budget: Budget::new(config.memory_limit),
+            outcome: Outcome::new(config),
+        })
+    }
+
+    /// The exit code.
+    pub(crate) async fn run(mut self) -> anyhow::Result<i32> {
+        let data = ComponentHost {
+            wasi: self.wasi.build(),
+            http: WasiHttpCtx::new(),
+            table: ResourceTable::new(),
+            limits: Limits::new(&self.budget),
+        };
+        let mut store = Store::new(&self.engine, data);
+        store.limiter(|host| &mut host.limits);
+        store.set_epoch_deadline(NEVER);
+        let result = self.call(&mut store).await;
+        Ok(self
+            .outcome
+            .code(result.map(|result| if result.is_ok() { 0 } else { 1 })))
+    }
+
+    async fn call(&self, store: &mut Store<ComponentHost>) -> wasmtime::Result<Result<(), ()>> {
+        let command = self.pre.instantiate_async(&mut *store).await?;
+        command.wasi_cli_run().call_run(&mut *store).await
+    }
+}
+
+/// From how the guest ended to the exit code.
+struct Outcome {
+    name: String,
+    termination_log: TerminationLog,
+}
+
+impl Outcome {
+    fn new(config: &RunnerConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            termination_log: TerminationLog::open(config.termination_log.as_deref()),
+        }
+    }
+
+    fn code(&self, result: wasmtime::Result<i32>) -> i32 {
+        let error = match result {
+            Ok(code) => return code,
+            Err(error) => error,
+        };
+        if let Some(I32Exit(code)) = error.downcast_ref() {
+            // What the kernel makes of exit(2)'s argument.
+            return code & 0xff;
+        }
+        self.termination_log
+            .failed(&report::describe(&self.name, &error));
+        exit::TRAP
+    }
+}

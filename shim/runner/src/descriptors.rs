@@ -1,0 +1,58 @@
+//! What the shim hands over by descriptor number.
+
+use std::fs::File;
+use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context as _, bail};
+use wasmkind_engine::config::RunnerConfig;
+use wasmkind_engine::protocol::{CONFIG_FD, CONTROL_FD, MODULE_FD};
+
+/// Far above what Kubernetes lets a Pod's environment and arguments be.
+const MAX_CONFIG: u64 = 16 << 20;
+
+pub(crate) struct Inherited {
+    pub(crate) config: File,
+    pub(crate) module: File,
+    pub(crate) control: UnixStream,
+}
+
+impl Inherited {
+    /// To be called once, before anything opens a descriptor.
+    pub(crate) fn take() -> anyhow::Result<Self> {
+        Ok(Self {
+            config: take(CONFIG_FD, "configuration")?.into(),
+            module: take(MODULE_FD, "compiled module")?.into(),
+            control: take(CONTROL_FD, "control socket")?.into(),
+        })
+    }
+}
+
+fn take(fd: RawFd, what: &str) -> anyhow::Result<OwnedFd> {
+    // SAFETY: the borrow lasts for the next call only, which does no harm when `fd` is closed.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    if rustix::io::fcntl_getfd(borrowed).is_err() {
+        bail!(
+            "descriptor {fd} ({what}) is not open: wasmkind-runner is started by containerd-shim-wasmkind-v1"
+        );
+    }
+    // Nothing that this process would start may have it.
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)
+        .with_context(|| format!("set the flags of descriptor {fd} ({what})"))?;
+    // SAFETY: it is open, and it is the protocol that it was inherited for us: nothing else in
+    // this process knows it, because nothing was opened yet, and each number is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// By offset: the shim may have written to the same open file.
+pub(crate) fn read_config(file: &File) -> anyhow::Result<RunnerConfig> {
+    let length = file.metadata().context("stat the configuration")?.len();
+    if length > MAX_CONFIG {
+        bail!("the configuration has {length} bytes, more than {MAX_CONFIG}");
+    }
+    let mut bytes = vec![0; usize::try_from(length)?];
+    file.read_exact_at(&mut bytes, 0)
+        .context("read the configuration")?;
+    serde_json::from_slice(&bytes).context("parse the configuration")
+}

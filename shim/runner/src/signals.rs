@@ -1,0 +1,75 @@
+//! Signals, and the clock by which guests of a service take turns.
+
+use std::io;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use wasmtime::Engine;
+
+/// What ends a container. Without a handler the first process of a PID namespace never sees
+/// them.
+const TERMINATION: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+
+/// From now on these signals end the process with 128 and their number, however the guest
+/// spins. Nothing is lost: standard output is not buffered.
+pub(crate) fn exit_on_termination() {
+    extern "C" fn leave(signal: libc::c_int) {
+        // SAFETY: _exit is async-signal-safe.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    for signal in TERMINATION {
+        // Fails only for a signal that does not exist.
+        let _ = handle(signal, leave);
+    }
+}
+
+/// The engine whose epoch [`tick`] advances.
+static ENGINE: OnceLock<Engine> = OnceLock::new();
+
+/// Advances the engine's epoch each time this process has computed for `slice` in user mode, so
+/// that guests yield to each other. A process that waits gets no tick: a signal of the
+/// process's virtual timer costs nothing while nobody computes, needs no thread, and arrives
+/// while the only thread is inside a guest.
+pub(crate) fn take_turns(engine: &Engine, slice: Duration) -> anyhow::Result<()> {
+    extern "C" fn tick(_: libc::c_int) {
+        if let Some(engine) = ENGINE.get() {
+            // Documented to be signal-safe: an atomic increment.
+            engine.increment_epoch();
+        }
+    }
+    if ENGINE.set(engine.clone()).is_err() {
+        return Ok(());
+    }
+    handle(libc::SIGVTALRM, tick).context("handle SIGVTALRM")?;
+    let period = libc::timeval {
+        tv_sec: libc::time_t::try_from(slice.as_secs())?,
+        tv_usec: libc::suseconds_t::from(slice.subsec_micros()),
+    };
+    let timer = libc::itimerval {
+        it_interval: period,
+        it_value: period,
+    };
+    // SAFETY: `timer` is valid for reads, and the old value is not asked for.
+    if unsafe { libc::setitimer(libc::ITIMER_VIRTUAL, &raw const timer, std::ptr::null_mut()) } != 0
+    {
+        return Err(io::Error::last_os_error()).context("set the virtual timer");
+    }
+    Ok(())
+}
+
+/// `handler` must be async-signal-safe.
+fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid sigaction; its mask is empty.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as *const () as libc::sighandler_t;
+    // On the alternate stack, which wasmtime sets up: a guest's stack may be nearly full. With
+    // restart, so that file operations are not cut short.
+    action.sa_flags = libc::SA_ONSTACK | libc::SA_RESTART;
+    // SAFETY: `action` is initialised, its handler has the signature of one without SA_SIGINFO
+    // and is async-signal-safe, as the callers see to.
+    if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! Guests that run once, as processes.
+
+mod harness;
+
+use std::os::unix::fs::symlink;
+
+use harness::Guest;
+use rstest::rstest;
+use wasmkind_engine::protocol;
+
+/// error numbers of WASI 0.1
+const NOENT: i32 = 44;
+const PERM: i32 = 63;
+const ROFS: i32 = 69;
+
+#[test]
+fn passes_arguments_environment_and_streams() {
+    let mut guest = Guest::new("streams").args(&["one", ""]);
+    guest.config.env = vec![
+        ("NAME".to_owned(), "value".to_owned()),
+        ("EMPTY".to_owned(), String::new()),
+    ];
+    let mut container = guest.start();
+    use std::io::Write as _;
+    container
+        .child
+        .stdin
+        .as_mut()
+        .unwrap()
+        .write_all(b"from stdin")
+        .unwrap();
+    let ended = container.end();
+    assert_eq!(ended.stdout, "/app.wat\0one\0\0NAME=value\0EMPTY=\0PWD=/\0");
+    assert_eq!(ended.stderr, "from stdin");
+    assert_eq!(ended.code, Some(3));
+}
+
+#[rstest]
+#[case(0, 0)]
+#[case(1, 1)]
+#[case(125, 125)]
+#[case(126, 126)]
+#[case(143, 143)]
+#[case(255, 255)]
+#[case(256, 0)]
+fn the_exit_code_is_the_guests(#[case] code: u32, #[case] expected: i32) {
+    let module = format!(
+        r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32))) (memory (export "memory") 1)
+            (func (export "_start") (call $exit (i32.const {code}))))"#
+    );
+    assert_eq!(Guest::of(module.as_bytes()).run().code, Some(expected));
+}
+
+#[rstest]
+#[case("1", 0)]
+#[case("22", 1)]
+#[case("333", 42)]
+#[case("4444", protocol::exit::TRAP)]
+fn a_component_ends_as_it_says(#[case] argument: &str, #[case] expected: i32) {
+    let ended = Guest::new("command").args(&[argument]).run();
+    assert_eq!(ended.code, Some(expected), "{}", ended.stderr);
+}
+
+#[test]
+fn a_trap_is_told_with_the_functions_names() {
+    let mut guest = Guest::new("trap");
+    let log = guest.dir.path().join("termination-log");
+    std::fs::write(&log, "").unwrap();
+    guest.config.termination_log = Some(log.clone());
+    let container = guest.start();
+    // Read before the directory goes with the container.
+    let mut container = container;
+    container.child.wait().unwrap();
+    let logged = std::fs::read_to_string(&log).unwrap();
+    let ended = container.end();
+    assert_eq!(ended.code, Some(134));
+    assert!(
+        ended.stderr.starts_with(
+            "error: /app.wat trapped: wasm trap: wasm `unreachable` instruction executed\n"
+        ),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains("app!boom"), "{}", ended.stderr);
+    assert_eq!(logged, ended.stderr);
+}
+
+#[rstest]
+#[case(libc::SIGTERM, 143)]
+#[case(libc::SIGINT, 130)]
+fn a_signal_ends_a_guest_that_spins(#[case] signal: i32, #[case] expected: i32) {
+    let mut container = Guest::new("spin").start();
+    assert_eq!(container.line(), "running\n");
+    container.signal(signal);
+    assert_eq!(container.end().code, Some(expected));
+}
+
+#[test]
+fn a_signal_ends_a_guest_that_waits() {
+    let container = Guest::new("streams").start();
+    container.signal(libc::SIGTERM);
+    // Its standard input is open: only the signal can have ended it.
+    let mut container = container;
+    let status = container.child.wait().unwrap();
+    assert_eq!(status.code(), Some(143));
+}
+
+#[test]
+fn nothing_runs_before_the_start() {
+    let mut container = Guest::new("spin").create();
+    assert_eq!(container.said(), protocol::READY);
+    container.hang_up();
+    let ended = container.end();
+    assert_eq!(ended.code, Some(1));
+    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", ""));
+}
+
+#[test]
+fn a_signal_before_the_start_ends_it() {
+    let mut container = Guest::new("spin").create();
+    assert_eq!(container.said(), protocol::READY);
+    container.signal(libc::SIGTERM);
+    assert_eq!(container.end().code, Some(143));
+}
+
+#[rstest]
+#[case("missing", "/app.wat has no function \"missing\"")]
+#[case(
+    "odd",
+    "/app.wat cannot be run at \"odd\": the function has parameters or results"
+)]
+#[case("memory", "/app.wat has no function \"memory\"")]
+fn says_why_an_export_cannot_be_run(#[case] export: &str, #[case] expected: &str) {
+    let mut guest = Guest::new("trap");
+    guest.config.export = Some(export.to_owned());
+    let mut container = guest.create();
+    assert_eq!(container.said(), format!("error: {expected}"));
+    let ended = container.end();
+    assert_eq!(ended.code, Some(1));
+    assert_eq!(ended.stderr, format!("error: {expected}\n"));
+}
+
+#[test]
+fn a_named_export_runs_after_the_library_is_initialised() {
+    let module = r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1) (global $code (mut i32) (i32.const 0))
+        (func (export "_initialize") (global.set $code (i32.const 5)))
+        (func (export "job") (call $exit (global.get $code))))"#;
+    let mut guest = Guest::of(module.as_bytes());
+    guest.config.export = Some("job".to_owned());
+    assert_eq!(guest.run().code, Some(5));
+}
+
+#[rstest]
+#[case(None, 0)]
+#[case(Some(6 << 20), 0)]
+#[case(Some(4 << 20), 9)]
+fn growing_beyond_the_limit_fails_in_the_guest(#[case] limit: Option<u64>, #[case] expected: i32) {
+    let mut guest = Guest::new("grow");
+    guest.config.memory_limit = limit;
+    assert_eq!(guest.run().code, Some(expected));
+}
+
+#[test]
+fn a_guest_uses_the_directories_it_is_given() {
+    let guest = Guest::new("open").args(&["etc/file", "0"]);
+    std::fs::create_dir(guest.root().join("etc")).unwrap();
+    std::fs::write(guest.root().join("etc/file"), "content").unwrap();
+    let ended = guest.run();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "content"));
+
+    let guest = Guest::new("open").args(&["new", "0", "create"]);
+    let mut container = guest.start();
+    container.child.wait().unwrap();
+    let written = std::fs::read_to_string(container.dir().join("guest/new"));
+    assert_eq!(written.unwrap(), "written");
+}
+
+#[rstest]
+#[case::parent("../outside")]
+#[case::nested_parent("etc/../../outside")]
+#[case::absolute_link("absolute")]
+#[case::relative_link("relative")]
+#[case::link_to_directory("up/outside")]
+#[case::absolute_path("/outside")]
+fn a_guest_cannot_leave_its_root(#[case] path: &str) {
+    let guest = Guest::new("open").args(&[path, "0"]);
+    let outside = guest.dir.path().join("outside");
+    std::fs::write(&outside, "secret").unwrap();
+    std::fs::create_dir(guest.root().join("etc")).unwrap();
+    symlink(&outside, guest.root().join("absolute")).unwrap();
+    symlink("../outside", guest.root().join("relative")).unwrap();
+    symlink("..", guest.root().join("up")).unwrap();
+    let ended = guest.run();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(PERM), ""));
+}
+
+#[test]
+fn a_read_only_directory_is_only_read() {
+    let read_only = |args: &[&str]| {
+        let mut guest = Guest::new("open").args(args);
+        std::fs::write(guest.root().join("file"), "content").unwrap();
+        guest.config.preopens[0].read_only = true;
+        guest.run()
+    };
+    assert_eq!(read_only(&["file", "0"]).stdout, "content");
+    let code = read_only(&["new", "0", "create"]).code;
+    assert!(code == Some(PERM) || code == Some(ROFS), "{code:?}");
+}
+
+#[test]
+fn a_working_directory_is_the_last_one_given() {
+    // 3 is the root, 4 /app, 5 /etc, 6 the working directory.
+    let guest = || {
+        let mut guest = Guest::new("open");
+        guest.config.cwd = "/app/data".to_owned();
+        std::fs::create_dir_all(guest.root().join("app/data")).unwrap();
+        std::fs::create_dir(guest.root().join("etc")).unwrap();
+        std::fs::write(guest.root().join("app/data/file"), "data").unwrap();
+        std::fs::write(guest.root().join("etc/file"), "etc").unwrap();
+        guest
+    };
+    assert_eq!(guest().args(&["file", "3"]).run().stdout, "data");
+    assert_eq!(guest().args(&["file", "2"]).run().stdout, "etc");
+    assert_eq!(guest().args(&["file", "0"]).run().code, Some(NOENT));
+}
+
+#[test]
+fn a_working_directory_cannot_leave_the_root() {
+    let mut guest = Guest::new("open").args(&["file", "1"]);
+    // Inside the root, "/" is the root: the link leads to /secret there, which is not.
+    std::fs::create_dir(guest.dir.path().join("secret")).unwrap();
+    symlink(guest.dir.path().join("secret"), guest.root().join("work")).unwrap();
+    guest.config.cwd = "/work".to_owned();
+    let mut container = guest.create();
+    let said = container.said();
+    assert!(
+        said.starts_with("error: open the working directory /work: "),
+        "{said}"
+    );
+}

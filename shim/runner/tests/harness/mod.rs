@@ -1,0 +1,259 @@
+//! Runs guests as the shim does: compiled into a cache, in a process that inherits three
+//! descriptors.
+
+// Each test file uses a part of it.
+#![allow(dead_code)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use wasmkind_engine::cache::Cache;
+use wasmkind_engine::config::{Http, Preopen, RunnerConfig};
+use wasmkind_engine::{Kind, compile, protocol};
+
+/// Nothing in these tests takes as long; a test that hangs fails instead.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A container to be: change `config`, then `create` it.
+pub struct Guest {
+    pub config: RunnerConfig,
+    pub dir: TempDir,
+    module: std::fs::File,
+}
+
+/// A container that was created.
+pub struct Container {
+    pub child: Child,
+    control: BufReader<UnixStream>,
+    // Kept while it runs: directories in it are the guest's.
+    dir: TempDir,
+}
+
+/// How a container ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Guest {
+    /// The guest `name`.wat of tests/guests. Its root is the directory `guest` in `dir`.
+    pub fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/guests/{name}.wat"));
+        Self::of(&std::fs::read(path).unwrap())
+    }
+
+    pub fn of(module: &[u8]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("guest");
+        std::fs::create_dir(&root).unwrap();
+        let cache = Cache::open(&dir.path().join("cache")).unwrap();
+        let compiled = compile::into_cache(&cache, "/app.wat", module)
+            .unwrap()
+            .compiled;
+        let kind = compiled.kinds.choose(None).unwrap_or(Kind::CommandP1);
+        let config = RunnerConfig {
+            kind,
+            export: None,
+            name: "/app.wat".to_owned(),
+            args: vec!["/app.wat".to_owned()],
+            env: Vec::new(),
+            cwd: "/".to_owned(),
+            preopens: vec![Preopen {
+                host_path: root,
+                guest_path: "/".to_owned(),
+                read_only: false,
+            }],
+            tty: false,
+            http: (kind == Kind::Http).then(|| Http::new(free_address())),
+            memory_limit: None,
+            cpus: None,
+            termination_log: None,
+        };
+        Self {
+            config,
+            dir,
+            module: compiled.file,
+        }
+    }
+
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.config
+            .args
+            .extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.config.preopens[0].host_path
+    }
+
+    /// Starts the process. What it says first is for [`Container::said`].
+    pub fn create(self) -> Container {
+        let config = self.dir.path().join("config.json");
+        std::fs::write(&config, serde_json::to_vec(&self.config).unwrap()).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let inherited: [OwnedFd; 3] = [
+            std::fs::File::open(config).unwrap().into(),
+            self.module.into(),
+            theirs.into(),
+        ];
+        let child = spawn(&inherited);
+        Container {
+            child,
+            control: BufReader::new(ours),
+            dir: self.dir,
+        }
+    }
+
+    /// Creates it and starts it.
+    pub fn start(self) -> Container {
+        let mut container = self.create();
+        assert_eq!(container.said(), protocol::READY);
+        container.say(protocol::START);
+        assert_eq!(container.said(), protocol::STARTED);
+        container
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Ended {
+        self.start().end()
+    }
+}
+
+fn spawn(inherited: &[OwnedFd; 3]) -> Child {
+    let raw = inherited.each_ref().map(|fd| fd.as_raw_fd());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wasmkind-runner"));
+    command
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // SAFETY: between fork and exec it makes only system calls that are async-signal-safe, on
+    // descriptors that are open.
+    unsafe {
+        command.pre_exec(move || {
+            // First out of the way of the numbers that are wanted.
+            let mut moved = [0; 3];
+            for (from, to) in raw.iter().zip(&mut moved) {
+                *to = libc::fcntl(*from, libc::F_DUPFD, 100);
+            }
+            for (from, to) in moved.iter().zip(protocol::CONFIG_FD..) {
+                if libc::dup2(*from, to) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                libc::close(*from);
+            }
+            Ok(())
+        });
+    }
+    command.spawn().unwrap()
+}
+
+impl Container {
+    /// The next line on the control socket, empty at its end.
+    pub fn said(&mut self) -> String {
+        let mut line = String::new();
+        self.control.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    pub fn say(&mut self, line: &str) {
+        self.control
+            .get_mut()
+            .write_all(format!("{line}\n").as_bytes())
+            .unwrap();
+    }
+
+    /// Closes the control socket, as a shim does that dies.
+    pub fn hang_up(&mut self) {
+        self.control
+            .get_mut()
+            .shutdown(std::net::Shutdown::Both)
+            .unwrap();
+    }
+
+    pub fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: plain system call; the process is our child and was not waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Waits for a line on standard output.
+    pub fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        let stdout = self.child.stdout.as_mut().unwrap();
+        while line.last() != Some(&b'\n') {
+            let mut byte = [0];
+            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "standard output ended");
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
+    /// Closes standard input and waits for the end.
+    pub fn end(mut self) -> Ended {
+        drop(self.child.stdin.take());
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the runner did not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.signal(), None, "the runner was killed");
+        Ended {
+            code: status.code(),
+            stdout: text(self.child.stdout.take().unwrap()),
+            stderr: text(self.child.stderr.take().unwrap()),
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // Most have ended by now.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(mut reader: impl std::io::Read) -> String {
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// One that nobody listens on now.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// Sends a request of HTTP/1.1 and gives the whole answer.
+pub fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    text(stream)
+}
