@@ -7,6 +7,7 @@ mod down;
 mod export;
 mod get;
 mod output;
+mod signals;
 mod up;
 mod version;
 
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cluster::ClusterName;
 use crate::report;
+use signals::interrupted;
 
 /// Local Kubernetes clusters in which Wasm guests and Linux containers share a Pod.
 #[derive(Debug, Parser)]
@@ -162,28 +164,6 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         Err(invalid())
     } else {
         Duration::try_from_secs_f64(total).map_err(|_| invalid())
-    }
-}
-
-/// Resolves when the user, or the system, wants the command to end.
-async fn interrupted() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut interrupt), Ok(mut terminate)) = (
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::terminate()),
-        ) else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
     }
 }
 

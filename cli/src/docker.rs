@@ -6,6 +6,7 @@ mod error;
 pub mod exec;
 pub mod image;
 pub mod network;
+pub mod proxy;
 
 use std::future::Future;
 use std::time::Duration;

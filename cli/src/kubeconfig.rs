@@ -121,6 +121,12 @@ impl Kubeconfig {
     }
 }
 
+/// Whether [`Kubeconfig::write`] could read what it would change: better to know before a cluster is
+/// made than after.
+pub fn check(explicit: Option<&Path>) -> Result<()> {
+    read(&path_to_merge_into(paths(explicit)?)).map(drop)
+}
+
 /// Removes a context, its cluster and its user from every kubeconfig of the user.
 pub fn remove(context: &str, explicit: Option<&Path>) -> Result<()> {
     for path in paths(explicit)? {

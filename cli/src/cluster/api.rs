@@ -120,9 +120,10 @@ impl Api {
                 what: "the kubeconfig",
             })?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
-        let config = config.map_err(|_| Failure::Address {
+        let mut config = config.map_err(|_| Failure::Address {
             what: "the kubeconfig",
         })?;
+        config.proxy_url = None;
         Ok(Self {
             client: kube::Client::try_from(config)?,
         })

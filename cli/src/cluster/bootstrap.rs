@@ -11,7 +11,7 @@ pub(super) const TOKEN: &str = "abcdef.0123456789abcdef";
 pub(super) const POD_SUBNET: &str = "10.244.0.0/16";
 /// What the controller manager gives the first node.
 pub(super) const FIRST_NODE_POD_SUBNET: &str = "10.244.0.0/24";
-const SERVICE_SUBNET: &str = "10.96.0.0/16";
+pub(super) const SERVICE_SUBNET: &str = "10.96.0.0/16";
 const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
@@ -28,6 +28,8 @@ pub(super) struct Bootstrap {
     pub version: String,
     /// Image of each component.
     pub images: BTreeMap<String, String>,
+    /// Variables that tell of proxies.
+    pub proxies: BTreeMap<String, String>,
     /// MTU of Pods' interfaces.
     pub mtu: u32,
 }
@@ -149,6 +151,7 @@ pub(super) fn example() -> Bootstrap {
         api_address: "127.0.0.1".into(),
         version: "v1.37.2".into(),
         images,
+        proxies: BTreeMap::new(),
         mtu: 1500,
     }
 }

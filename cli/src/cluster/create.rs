@@ -10,13 +10,14 @@ use std::time::Duration;
 use bollard::Docker;
 use time::OffsetDateTime;
 
-use super::bootstrap::Bootstrap;
+use super::bootstrap::{Bootstrap, POD_SUBNET, SERVICE_SUBNET};
 use super::node::Engine;
 use super::pki::Authorities;
 use super::rollback::Undo;
 use super::{ClusterName, Error, Result, Role, files, image, list};
-use crate::docker::network;
-use crate::kubeconfig::Kubeconfig;
+use crate::docker::proxy::{self, Direct};
+use crate::docker::{Endpoint, network};
+use crate::kubeconfig::{self, Kubeconfig};
 use crate::progress::Progress;
 
 /// Address of the host that API servers are published on.
@@ -67,7 +68,7 @@ pub async fn create(
         },
         () = interrupt => Error::Interrupted,
     };
-    if options.retain {
+    if options.retain || !undo.is_needed() {
         return Err(failure);
     }
     let step = progress.step("Removing what was made");
@@ -90,6 +91,7 @@ async fn run(
     undo: &Undo,
 ) -> Result<Created> {
     let name = &options.name;
+    kubeconfig::check(options.kubeconfig.as_deref())?;
     let existing = list::nodes(docker, name.as_str()).await?;
     if !existing.is_empty() {
         return Err(Error::Exists {
@@ -111,12 +113,22 @@ async fn run(
     let now = OffsetDateTime::now_utc();
     let authorities =
         Authorities::generate(now).map_err(|source| Error::Certificates { source })?;
+    let engine_endpoint = Endpoint::from_environment()?;
+    let direct = Direct {
+        service_subnet: SERVICE_SUBNET,
+        pod_subnet: POD_SUBNET,
+        node_subnets: &network.subnets,
+        nodes: &[node.as_str()],
+    };
+    let proxies = proxy::environment(&engine_endpoint.host, &direct);
     let request = start::Request {
         options,
         node: &node,
         image: &image,
         network: &network,
         engine: &engine,
+        engine_endpoint: &engine_endpoint,
+        proxies: &proxies,
     };
     let started = start::start(docker, &request, undo).await?;
     let bootstrap = Bootstrap {
@@ -126,6 +138,7 @@ async fn run(
         api_address: API_ADDRESS.into(),
         version: image.components.kubernetes.clone(),
         images: image.components.images.clone(),
+        proxies,
         mtu: network.mtu.unwrap_or(1500),
     };
     let files = files::control_plane(&bootstrap, &authorities, now)?;

@@ -1,6 +1,6 @@
 //! The container that is a node: exactly what kind makes, so that kind can manage it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::Docker;
 use bollard::models::{
@@ -26,7 +26,7 @@ pub(super) struct Request<'a> {
     /// Host address and port of the API server.
     pub publish: Option<(&'a str, u16)>,
     /// Variables for proxies.
-    pub environment: &'a [String],
+    pub proxies: &'a BTreeMap<String, String>,
     /// Marks what this run made.
     pub run: &'a str,
     pub privilege: Privilege,
@@ -82,7 +82,10 @@ impl Engine {
 
 /// The body of the request that creates the container.
 pub(super) fn container(request: &Request<'_>) -> ContainerCreateBody {
-    let mut environment = request.environment.to_vec();
+    let proxies = request.proxies.iter();
+    let mut environment: Vec<String> = proxies
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     // Without a value, as `docker run -e NAME` sends it, when the variable is not set here.
     environment.push(match std::env::var(SNAPSHOTTER_VARIABLE) {
         Ok(value) => format!("{SNAPSHOTTER_VARIABLE}={value}"),
@@ -158,6 +161,8 @@ fn host_config(request: &Request<'_>, port: String) -> HostConfig {
 mod tests {
     use super::*;
 
+    static NO_PROXIES: BTreeMap<String, String> = BTreeMap::new();
+
     fn request<'a>(
         cluster: &'a ClusterName,
         name: &'a NodeName,
@@ -171,7 +176,7 @@ mod tests {
             image: "wasmkind/node",
             network: "kind",
             publish: Some(("127.0.0.1", 37203)),
-            environment: &[],
+            proxies: &NO_PROXIES,
             run: "r",
             privilege,
             engine,

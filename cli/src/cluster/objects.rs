@@ -9,6 +9,7 @@ use time::macros::format_description;
 use time::{Duration, OffsetDateTime};
 
 use super::bootstrap::Bootstrap;
+use super::static_pods::environment;
 
 const TOKEN_VALIDITY: Duration = Duration::hours(24);
 /// The API server makes these; posting them first saves waiting for it.
@@ -96,6 +97,21 @@ fn kubeadm(
     proxy["metadata"]["labels"] = json!({ "app": "kube-proxy" });
     proxy["data"]["kubeconfig.conf"] = kube_proxy_kubeconfig(bootstrap).into();
     objects.push(proxy);
+    if !bootstrap.proxies.is_empty() {
+        let proxy = objects
+            .iter_mut()
+            .find(|object| object["kind"] == "DaemonSet");
+        let variables = proxy.and_then(|proxy| {
+            proxy
+                .pointer_mut("/spec/template/spec/containers/0/env")?
+                .as_array_mut()
+        });
+        if let (Some(variables), Value::Array(proxies)) =
+            (variables, environment(&bootstrap.proxies))
+        {
+            variables.extend(proxies);
+        }
+    }
     Ok(objects)
 }
 

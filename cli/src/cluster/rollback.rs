@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub(super) struct Undo {
     /// Held while a container is being created, also after the run was given up.
     creating: Arc<tokio::sync::Mutex<()>>,
     kubeconfig: Mutex<Option<(String, PathBuf)>>,
+    begun: AtomicBool,
 }
 
 impl Undo {
@@ -33,6 +35,7 @@ impl Undo {
             run: format!("{run:016x}"),
             creating: Arc::default(),
             kubeconfig: Mutex::default(),
+            begun: AtomicBool::new(false),
         }
     }
 
@@ -44,6 +47,7 @@ impl Undo {
         body: ContainerCreateBody,
     ) -> Result<String> {
         let guard = Arc::clone(&self.creating).lock_owned().await;
+        self.begun.store(true, Ordering::Relaxed);
         let (docker, container) = (self.docker.clone(), name.to_owned());
         let task = tokio::spawn(async move {
             let options = CreateContainerOptionsBuilder::default()
@@ -64,6 +68,11 @@ impl Undo {
             }),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether anything may have been made.
+    pub(super) fn is_needed(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Remembers a kubeconfig entry.

@@ -2,6 +2,8 @@
 //! with one difference: startup is probed from the first second on, so that the Pods become Ready
 //! seconds after the start instead of half a minute.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::bootstrap::Bootstrap;
@@ -19,11 +21,15 @@ const CA_FOLDERS: [(&str, &str); 4] = [
     ("usr-share-ca-certificates", "/usr/share/ca-certificates"),
 ];
 
+/// etcd talks to nobody that a proxy stands before.
+static NO_VARIABLES: BTreeMap<String, String> = BTreeMap::new();
+
 struct Component<'a> {
     name: &'static str,
     command: Vec<String>,
     image: &'a str,
     annotations: Value,
+    environment: &'a BTreeMap<String, String>,
     probes: Probes,
     requests: Value,
     /// Name, path, type, read-only: hostPath volumes, mounted where they are.
@@ -100,6 +106,7 @@ fn etcd(bootstrap: &Bootstrap) -> Component<'_> {
         ),
         image: bootstrap.image("etcd"),
         annotations: json!({ "kubeadm.kubernetes.io/etcd.advertise-client-urls": format!("https://{address}:2379") }),
+        environment: &NO_VARIABLES,
         probes: Probes {
             host: "127.0.0.1".into(),
             port: 2381,
@@ -175,6 +182,7 @@ fn api_server(bootstrap: &Bootstrap) -> Component<'_> {
         ),
         image: bootstrap.image("kube-apiserver"),
         annotations: json!({ "kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint": format!("{address}:6443") }),
+        environment: &bootstrap.proxies,
         probes: Probes {
             host: address.to_string(),
             port: 6443,
@@ -227,6 +235,7 @@ fn controller_manager(bootstrap: &Bootstrap) -> Component<'_> {
         ),
         image: bootstrap.image("kube-controller-manager"),
         annotations: Value::Null,
+        environment: &bootstrap.proxies,
         probes: Probes {
             host: "127.0.0.1".into(),
             port: 10257,
@@ -264,6 +273,7 @@ fn scheduler(bootstrap: &Bootstrap) -> Component<'_> {
         ),
         image: bootstrap.image("kube-scheduler"),
         annotations: Value::Null,
+        environment: &bootstrap.proxies,
         probes: Probes {
             host: "127.0.0.1".into(),
             port: 10259,
@@ -333,6 +343,9 @@ impl Component<'_> {
             "resources": { "requests": self.requests },
             "volumeMounts": mounts,
         });
+        if !self.environment.is_empty() {
+            container["env"] = environment(self.environment);
+        }
         if let Some(ready) = probes.ready {
             container["readinessProbe"] =
                 probes.probe(ready, json!({ "periodSeconds": 1, "failureThreshold": 3 }));
@@ -361,6 +374,14 @@ impl Probes {
             json!({ "host": self.host, "path": path, "port": "probe-port", "scheme": self.scheme });
         timing
     }
+}
+
+/// Variables in the form that Pods have them.
+pub(super) fn environment(variables: &BTreeMap<String, String>) -> Value {
+    variables
+        .iter()
+        .map(|(name, value)| json!({ "name": name, "value": value }))
+        .collect()
 }
 
 fn mount(name: &str, path: &str, read_only: bool) -> Value {

@@ -47,6 +47,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let interrupt = interrupted();
     let name = arguments
         .position
         .as_ref()
@@ -68,7 +69,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let docker = docker::connect().await?;
     let progress = Progress::stderr();
     progress.say(&format!("Creating cluster \"{}\" ...", options.name));
-    let created = create(&docker, &options, &progress, interrupted()).await?;
+    let created = create(&docker, &options, &progress, interrupt).await?;
     progress.say(&next_steps(
         &created,
         arguments.kubeconfig.kubeconfig.as_deref(),

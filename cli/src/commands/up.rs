@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use clap::Args;
+use futures_util::FutureExt;
 
 use super::{KubeconfigArguments, interrupted, output, parse_duration};
 use crate::cluster::create::{Options, create};
@@ -34,11 +35,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let interrupt = interrupted().shared();
     let name: ClusterName = arguments.name.parse().map_err(Error::from)?;
     let docker = docker::connect().await?;
     let progress = Progress::stderr();
     let (node, kubeconfig) = if list::nodes(&docker, name.as_str()).await?.is_empty() {
-        ensure_node_image(&docker, arguments, &progress).await?;
+        ensure_node_image(&docker, arguments, &progress, interrupt.clone()).await?;
         let options = Options {
             name: name.clone(),
             image: arguments.image.clone(),
@@ -49,7 +51,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             api_server_port: None,
         };
         progress.say(&format!("Creating cluster \"{name}\" ..."));
-        let created = create(&docker, &options, &progress, interrupted()).await?;
+        let created = create(&docker, &options, &progress, interrupt.clone()).await?;
         (created.node, created.kubeconfig)
     } else {
         progress.say(&format!("Cluster \"{name}\" is there already"));
@@ -59,7 +61,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let kubeconfig = kubeconfig.to_yaml()?;
     let answer = tokio::select! {
         answer = sample::deploy(&docker, &node, &kubeconfig, arguments.wait, &progress) => answer?,
-        () = interrupted() => return Err(Error::Interrupted.into()),
+        () = interrupt => return Err(Error::Interrupted.into()),
     };
     output::write(&format!("{}\n", answer.trim_end()))?;
     progress.say(&next_steps(&name));
@@ -71,6 +73,7 @@ async fn ensure_node_image(
     docker: &Docker,
     arguments: &Arguments,
     progress: &Progress,
+    interrupt: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     if arguments.image != wasmkind_node_image::DEFAULT_IMAGE {
         return Ok(());
@@ -80,7 +83,7 @@ async fn ensure_node_image(
         image: arguments.image.clone(),
         preload: Vec::new(),
     };
-    node_image::build(docker, &options, progress, interrupted()).await
+    node_image::build(docker, &options, progress, interrupt).await
 }
 
 fn next_steps(name: &ClusterName) -> String {

@@ -1,5 +1,6 @@
 //! The container of a node, created and started.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener};
 
 use bollard::Docker;
@@ -23,6 +24,9 @@ pub(super) struct Request<'a> {
     pub image: &'a NodeImage,
     pub network: &'a Network,
     pub engine: &'a Engine,
+    /// Where the engine is.
+    pub engine_endpoint: &'a Endpoint,
+    pub proxies: &'a BTreeMap<String, String>,
 }
 
 /// A running container.
@@ -36,8 +40,7 @@ pub(super) struct Started {
 
 /// Creates and starts the container, with less privilege or on another port where it has to be.
 pub(super) async fn start(docker: &Docker, request: &Request<'_>, undo: &Undo) -> Result<Started> {
-    let local = Endpoint::from_environment().is_ok_and(|endpoint| endpoint.is_local_socket());
-    let mut privilege = if local {
+    let mut privilege = if request.engine_endpoint.is_local_socket() {
         Privilege::guess()
     } else {
         Privilege::Full
@@ -55,7 +58,7 @@ pub(super) async fn start(docker: &Docker, request: &Request<'_>, undo: &Undo) -
             image: &request.image.reference,
             network: &request.network.name,
             publish: Some((API_ADDRESS, port)),
-            environment: &[],
+            proxies: request.proxies,
             run: &undo.run,
             privilege,
             engine: request.engine,
