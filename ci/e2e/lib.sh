@@ -4,7 +4,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 
 cache=${WASMKIND_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/wasmkind}
-wasmkind=bin/wasmkind
+wasmkind=${WASMKIND:-bin/wasmkind}
 work=$(mktemp -d)
 # Messages reach the caller from inside a redirection too.
 exec 3>&2
