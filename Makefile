@@ -52,9 +52,9 @@ guests: $(IMAGES) $(SAMPLES)
 # its time stamp, and nothing that depends on it is made again. The plus signs hand it make's job
 # server, so that -j counts for both.
 
-bin/wasmkind: $(CARGO_TARGET_DIR)/release/wasmkind
-$(CARGO_TARGET_DIR)/release/wasmkind: FORCE
-	+@cargo build --release --locked -p wasmkind
+bin/wasmkind: $(CARGO_TARGET_DIR)/cli/wasmkind
+$(CARGO_TARGET_DIR)/cli/wasmkind: FORCE
+	+@cargo build --profile cli --locked -p wasmkind
 
 $(ARTIFACTS)/containerd-shim-wasmkind-v1: $(STATIC)/containerd-shim-wasmkind-v1
 $(STATIC)/containerd-shim-wasmkind-v1: FORCE
