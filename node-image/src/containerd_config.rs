@@ -4,7 +4,7 @@
 //! format are known; they name the CRI plugin differently
 //! (containerd, docs/cri/config.md and docs/containerd-2.0.md).
 
-use toml_edit::{Array, DocumentMut, Item, Table, value};
+use toml_edit::{Array, DocumentMut, Item, Table, TableLike, value};
 
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ pub fn add_handlers(config: &str) -> Result<String> {
         3 | 4 => "io.containerd.cri.v1.runtime",
         other => return Err(invalid(format!("version {other} is unknown; 2, 3 and 4 are known"))),
     };
-    let mut table = document.as_table_mut();
+    let mut table: &mut dyn TableLike = document.as_table_mut();
     for name in ["plugins", plugin, "containerd", "runtimes"] {
         table = table
             .entry(name)
@@ -33,7 +33,7 @@ pub fn add_handlers(config: &str) -> Result<String> {
                 table.set_implicit(true);
                 Item::Table(table)
             })
-            .as_table_mut()
+            .as_table_like_mut()
             .ok_or_else(|| invalid(format!("`{name}` is not a table")))?;
     }
     for handler in HANDLERS {
@@ -69,6 +69,14 @@ mod tests {
     #[case::version_2(BASE, "io.containerd.grpc.v1.cri")]
     #[case::version_3(
         "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]\nruntime_type = 'io.containerd.runc.v2'\n",
+        "io.containerd.cri.v1.runtime"
+    )]
+    #[case::inline_tables(
+        "version = 3\n[plugins.'io.containerd.cri.v1.runtime']\ncontainerd = { runtimes = { runc = { runtime_type = 'io.containerd.runc.v2' } } }\n",
+        "io.containerd.cri.v1.runtime"
+    )]
+    #[case::inline_table_without_runtimes(
+        "version = 3\n[plugins]\n'io.containerd.cri.v1.runtime' = { containerd = { default_runtime_name = 'runc' } }\n",
         "io.containerd.cri.v1.runtime"
     )]
     #[case::without_any_plugin("version = 3\n", "io.containerd.cri.v1.runtime")]
