@@ -154,15 +154,19 @@ struct End {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     quit: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
 }
 
 impl End {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
+        let end = Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
-        })
+            hang_up: signal(SignalKind::hangup())?,
+        };
+        signals::end_gracefully();
+        Ok(end)
     }
 
     async fn asked(&mut self) {
@@ -170,6 +174,7 @@ impl End {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
             _ = self.quit.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,17 +12,28 @@ use wasmtime::Engine;
 /// them.
 const TERMINATION: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
 
+/// Set by a service, which ends in its own time.
+static GRACEFUL: AtomicBool = AtomicBool::new(false);
+
 /// From now on these signals end the process with 128 and their number, however the guest
 /// spins. Nothing is lost: standard output is not buffered.
 pub(crate) fn exit_on_termination() {
     extern "C" fn leave(signal: libc::c_int) {
-        // SAFETY: _exit is async-signal-safe.
-        unsafe { libc::_exit(128 + signal) }
+        if !GRACEFUL.load(Ordering::Relaxed) {
+            // SAFETY: _exit is async-signal-safe.
+            unsafe { libc::_exit(128 + signal) }
+        }
     }
     for signal in TERMINATION {
         // Fails only for a signal that does not exist.
         let _ = handle(signal, leave);
     }
+}
+
+/// Leaves the signals to handlers that were added since, which run after ours. In this order
+/// no signal is missed.
+pub(crate) fn end_gracefully() {
+    GRACEFUL.store(true, Ordering::Relaxed);
 }
 
 /// The engine whose epoch [`tick`] advances.
