@@ -1,5 +1,7 @@
 //! Guests that run once, as processes.
 
+#![allow(clippy::unwrap_used)]
+
 mod harness;
 
 use std::os::unix::fs::symlink;

@@ -1,5 +1,7 @@
 //! Guests that answer HTTP requests, as processes.
 
+#![allow(clippy::unwrap_used)]
+
 mod harness;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
