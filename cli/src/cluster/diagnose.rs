@@ -36,7 +36,7 @@ pub(super) async fn node(docker: &Docker, node: &str) -> String {
                 "journalctl",
                 "--no-pager",
                 "--output=cat",
-                "--unit=kubelet.service",
+                "_SYSTEMD_UNIT=kubelet.service",
                 "--lines=12",
             ],
         )

@@ -99,7 +99,8 @@ async fn kubeconfig(arguments: &Arguments) -> anyhow::Result<()> {
     let kubeconfig =
         list::kubeconfig(&docker, &arguments.cluster.existing(), arguments.internal).await?;
     match arguments.output {
-        KubeconfigFormat::Yaml => output::write(&kubeconfig.to_yaml()?),
+        // With the empty line at the end that kind prints.
+        KubeconfigFormat::Yaml => output::line(&kubeconfig.to_yaml()?),
         KubeconfigFormat::Json => {
             output::line(&kubeconfig.to_json().context("encode the kubeconfig")?)
         }

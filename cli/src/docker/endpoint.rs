@@ -272,4 +272,24 @@ mod tests {
         .unwrap_err();
         assert_eq!(error.to_string(), "Docker context gone");
     }
+
+    /// Without a cryptographic provider the client panics: which one is there is decided by the
+    /// features of the whole dependency tree.
+    #[test]
+    fn an_engine_behind_tls_can_be_connected_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = rcgen::generate_simple_self_signed(vec!["docker".to_owned()]).unwrap();
+        std::fs::write(dir.path().join("ca.pem"), ca.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("cert.pem"), ca.cert.pem()).unwrap();
+        std::fs::write(dir.path().join("key.pem"), ca.signing_key.serialize_pem()).unwrap();
+        let environment = Environment {
+            host: Some("tcp://127.0.0.1:2376".into()),
+            tls_verify: true,
+            cert_path: Some(dir.path().into()),
+            ..Default::default()
+        };
+        let endpoint = Endpoint::choose(&environment).unwrap();
+        assert_eq!(endpoint.tls.as_deref(), Some(dir.path()));
+        endpoint.open(1, bollard::API_DEFAULT_VERSION).unwrap();
+    }
 }
