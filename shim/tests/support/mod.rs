@@ -197,20 +197,25 @@ impl Containerd {
     pub(crate) fn import(&self, name: &str, files: &[(&str, &[u8])], entrypoint: &[&str]) {
         let archive = self.dir.path().join(format!("{name}.tar"));
         image::write(&archive, &format!("test.local/{name}:1"), files, entrypoint);
-        let output = self.ctr(&[
-            "-n",
-            "k8s.io",
-            "images",
-            "import",
-            archive.to_str().unwrap(),
-        ]);
-        assert!(output.status.success(), "import {name}: {}", text(&output));
+        self.import_file(&archive);
         // The CRI plugin learns of it by an event.
         let reference = format!("test.local/{name}:1");
         eventually("CRI knows the image", 10, || {
             let output = self.crictl(&["inspecti", &reference]);
             output.status.success().then_some(())
         });
+    }
+
+    /// Imports an archive that `make guests` made.
+    pub(crate) fn import_archive(&self, path: &str) {
+        self.import_file(&artifacts().join(path));
+    }
+
+    fn import_file(&self, archive: &Path) {
+        let path = archive.to_str().unwrap();
+        assert!(archive.is_file(), "{path} is missing: run `make guests`");
+        let output = self.ctr(&["-n", "k8s.io", "images", "import", path]);
+        assert!(output.status.success(), "import {path}: {}", text(&output));
     }
 
     pub(crate) fn ctr(&self, args: &[&str]) -> Output {
