@@ -104,6 +104,7 @@ impl Runc {
             .arg("--root")
             .arg(&self.root)
             .args(["delete", "--force", id])
+            .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -143,6 +144,7 @@ impl Runc {
         // Its log is opened by runc before it makes its root.
         let _ = crate::state::create_dir(&self.root);
         let mut command = Command::new("runc");
+        command.env_remove("NOTIFY_SOCKET");
         command.arg("--root").arg(&self.root);
         command.arg("--log").arg(log);
         command.args(["--log-format", "json"]);

@@ -97,6 +97,8 @@ impl Server<'_> {
             .args(["-publish-binary", &self.flags.publish_binary])
             .args(["-socket", self.socket])
             .env("TTRPC_ADDRESS", &self.params.ttrpc_address)
+            // systemd's word with containerd: runc would take it for its container's.
+            .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -427,6 +427,25 @@ fn a_create_that_hangs_can_be_given_up() {
 }
 
 #[test]
+fn a_linux_create_that_was_given_up_leaves_nothing() {
+    let containerd = Containerd::start();
+    let pod = containerd.run_pod("late");
+    pod.run("first", "linux", &["serve"]);
+    let nested = pod.server_pid("nested.json");
+    let late = pod.create("late", "linux", &["serve"], json!({}));
+    // The stock shim answers only after containerd has lost its patience.
+    kill(nested, "STOP");
+    let output = containerd.crictl(&["--timeout", "1s", "start", &late]);
+    assert!(!output.status.success());
+    kill(nested, "CONT");
+    // The stock shim takes ten seconds over streams that nobody reads.
+    eventually("the container is undone", 30, || {
+        (!pod.state_dir().join("containers").join(&late).exists()).then_some(())
+    });
+    pod.remove();
+}
+
+#[test]
 fn options_that_are_not_runcs_do_not_reach_the_stock_shim() {
     let options = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.wasmkind.options]\n\
                    Anything = 'else'";

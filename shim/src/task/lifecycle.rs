@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteRequest, DeleteResponse, PidsRequest, PidsResponse, ProcessInfo,
+    self, CreateTaskRequest, DeleteRequest, DeleteResponse, KillRequest, PidsRequest, PidsResponse,
+    ProcessInfo, StateRequest, WaitRequest,
 };
 use containerd_shim_protos::shim_async::TaskClient;
 use ttrpc::context::Context;
@@ -92,8 +93,7 @@ impl Pod {
         // A Create that is under way comes first, and another Delete.
         let _operation = container.operation.lock().await;
         self.get(&container.id)?;
-        let call = |c: TaskClient| async move { c.delete(context, &request).await };
-        match ask(&container, call).await {
+        match delete_nested(&container, &request, &context).await {
             Ok(Answer::Own) => self.delete_own(&container).await,
             Ok(Answer::Nested(response)) => {
                 self.clean_up(&container).await?;
@@ -145,6 +145,44 @@ impl Pod {
             ..Default::default()
         })
     }
+}
+
+/// Delete in the stock shim. One that was created and never started is ended
+/// first: containerd deletes it so when it has given up its Create, and asks
+/// only once.
+async fn delete_nested(
+    container: &Container,
+    request: &DeleteRequest,
+    context: &Context,
+) -> TaskResult<Answer<DeleteResponse>> {
+    let id = &request.id;
+    let call = |c: TaskClient| async move {
+        let ask_state = StateRequest {
+            id: id.clone(),
+            ..Default::default()
+        };
+        // What is wrong with it, Delete will say.
+        let created = c
+            .state(context.clone(), &ask_state)
+            .await
+            .is_ok_and(|state| state.status.enum_value() == Ok(api::Status::CREATED));
+        if created {
+            let kill = KillRequest {
+                id: id.clone(),
+                signal: libc::SIGKILL as u32,
+                all: true,
+                ..Default::default()
+            };
+            c.kill(context.clone(), &kill).await?;
+            let wait = WaitRequest {
+                id: id.clone(),
+                ..Default::default()
+            };
+            c.wait(context.clone(), &wait).await?;
+        }
+        c.delete(context.clone(), request).await
+    };
+    ask(container, call).await
 }
 
 fn is_not_found(error: &TaskError) -> bool {

@@ -52,7 +52,16 @@ async fn detached<T: Send + 'static>(
     }
 }
 
-/// The caller's metadata and time, for a call to the stock shim.
+/// For a call to the stock shim that changes something. Without a deadline: the
+/// stock shim would stop half-way, and nobody could tell what it had done.
+fn whole(ctx: &TtrpcContext) -> Context {
+    Context {
+        metadata: ctx.metadata.clone(),
+        timeout_nano: 0,
+    }
+}
+
+/// The caller's metadata and time, for a call to the stock shim that only asks.
 fn context(ctx: &TtrpcContext) -> Context {
     let timeout = match ctx.timeout_nano {
         0 => 0,
@@ -105,7 +114,7 @@ impl Task for TaskService {
         ctx: &TtrpcContext,
         req: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
-        let pid = detached(self.pod.clone().create(req, context(ctx))).await?;
+        let pid = detached(self.pod.clone().create(req, whole(ctx))).await?;
         Ok(CreateTaskResponse {
             pid,
             ..Default::default()
@@ -113,7 +122,7 @@ impl Task for TaskService {
     }
 
     async fn start(&self, ctx: &TtrpcContext, req: StartRequest) -> ttrpc::Result<StartResponse> {
-        let (pod, ctx) = (self.pod.clone(), context(ctx));
+        let (pod, ctx) = (self.pod.clone(), whole(ctx));
         let container = pod.get(&req.id)?;
         detached(async move {
             let exec_id = req.exec_id.clone();
@@ -153,7 +162,7 @@ impl Task for TaskService {
         ctx: &TtrpcContext,
         req: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
-        detached(self.pod.clone().delete(req, context(ctx))).await
+        detached(self.pod.clone().delete(req, whole(ctx))).await
     }
 
     async fn pids(&self, ctx: &TtrpcContext, req: PidsRequest) -> ttrpc::Result<PidsResponse> {
@@ -162,7 +171,7 @@ impl Task for TaskService {
     }
 
     async fn pause(&self, ctx: &TtrpcContext, req: PauseRequest) -> ttrpc::Result<Empty> {
-        let (pod, ctx) = (self.pod.clone(), context(ctx));
+        let (pod, ctx) = (self.pod.clone(), whole(ctx));
         let container = pod.get(&req.id)?;
         detached(async move {
             match ask(&container, |c| async move { c.pause(ctx, &req).await }).await? {
@@ -175,7 +184,7 @@ impl Task for TaskService {
     }
 
     async fn resume(&self, ctx: &TtrpcContext, req: ResumeRequest) -> ttrpc::Result<Empty> {
-        let (pod, ctx) = (self.pod.clone(), context(ctx));
+        let (pod, ctx) = (self.pod.clone(), whole(ctx));
         let container = pod.get(&req.id)?;
         detached(async move {
             match ask(&container, |c| async move { c.resume(ctx, &req).await }).await? {
@@ -243,7 +252,7 @@ impl Task for TaskService {
     }
 
     async fn update(&self, ctx: &TtrpcContext, req: UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        let (pod, ctx) = (self.pod.clone(), context(ctx));
+        let (pod, ctx) = (self.pod.clone(), whole(ctx));
         let container = pod.get(&req.id)?;
         detached(async move {
             let resources = req.resources.clone().unwrap_or_default();
