@@ -320,6 +320,8 @@ fn spawn(dir: &Path, path: &str, libexec: &Path) -> Child {
         .env("PATH", path)
         .env("WASMKIND_LIBEXEC", libexec)
         .env("WASMKIND_CACHE", dir.join("cache"))
+        // As systemd sets it; too long a path below it is what runc choked on.
+        .env("NOTIFY_SOCKET", dir.join("notify"))
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
