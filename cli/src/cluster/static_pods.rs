@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::bootstrap::Bootstrap;
 
+/// Collect garbage when the heap has grown by this many percent.
+const GOGC: &str = "400";
 /// Seconds that a component may take to start, as kubeadm's timeout.
 const STARTUP_SECONDS: u32 = 240;
 /// Folders of CA certificates on the nodes (Debian's), which those in /etc/ssl/certs link to.
@@ -22,14 +24,14 @@ const CA_FOLDERS: [(&str, &str); 4] = [
 ];
 
 /// etcd talks to nobody that a proxy stands before.
-static NO_VARIABLES: BTreeMap<String, String> = BTreeMap::new();
+static NO_PROXIES: BTreeMap<String, String> = BTreeMap::new();
 
 struct Component<'a> {
     name: &'static str,
     command: Vec<String>,
     image: &'a str,
     annotations: Value,
-    environment: &'a BTreeMap<String, String>,
+    proxies: &'a BTreeMap<String, String>,
     probes: Probes,
     requests: Value,
     /// Name, path, type, read-only: hostPath volumes, mounted where they are.
@@ -105,7 +107,7 @@ fn etcd(bootstrap: &Bootstrap) -> Component<'_> {
         ),
         image: bootstrap.image("etcd"),
         annotations: json!({ "kubeadm.kubernetes.io/etcd.advertise-client-urls": format!("https://{address}:2379") }),
-        environment: &NO_VARIABLES,
+        proxies: &NO_PROXIES,
         probes: Probes {
             host: "127.0.0.1".into(),
             port: 2381,
@@ -181,7 +183,7 @@ fn api_server(bootstrap: &Bootstrap) -> Component<'_> {
         ),
         image: bootstrap.image("kube-apiserver"),
         annotations: json!({ "kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint": format!("{address}:6443") }),
-        environment: &bootstrap.proxies,
+        proxies: &bootstrap.proxies,
         probes: Probes {
             host: address.to_string(),
             port: 6443,
@@ -234,7 +236,7 @@ fn controller_manager_component(bootstrap: &Bootstrap) -> Component<'_> {
         ),
         image: bootstrap.image("kube-controller-manager"),
         annotations: Value::Null,
-        environment: &bootstrap.proxies,
+        proxies: &bootstrap.proxies,
         probes: Probes {
             host: "127.0.0.1".into(),
             port: 10257,
@@ -272,7 +274,7 @@ fn scheduler_component(bootstrap: &Bootstrap) -> Component<'_> {
         ),
         image: bootstrap.image("kube-scheduler"),
         annotations: Value::Null,
-        environment: &bootstrap.proxies,
+        proxies: &bootstrap.proxies,
         probes: Probes {
             host: "127.0.0.1".into(),
             port: 10259,
@@ -342,9 +344,9 @@ impl Component<'_> {
             "resources": { "requests": self.requests },
             "volumeMounts": mounts,
         });
-        if !self.environment.is_empty() {
-            container["env"] = environment(self.environment);
-        }
+        let mut variables = self.proxies.clone();
+        variables.insert("GOGC".into(), GOGC.into());
+        container["env"] = environment(&variables);
         if let Some(ready) = probes.ready {
             container["readinessProbe"] =
                 probes.probe(ready, json!({ "periodSeconds": 1, "failureThreshold": 3 }));
