@@ -98,8 +98,15 @@ built() {
 # node_image: sets $image to wasmkind's node image, which is built if its inputs changed.
 node_image() {
   image=${WASMKIND_NODE_IMAGE:-}
-  if [ -n "$image" ]; then return; fi
-  image=wasmkind/node:latest
-  [ -x $wasmkind ] || die "$wasmkind is not built: make build"
-  $wasmkind build node-image --image $image >"$work/build" 2>&1 || die "$wasmkind build node-image failed: $(tail -n 5 "$work/build")"
+  if [ -z "$image" ]; then
+    image=wasmkind/node:latest
+    [ -x $wasmkind ] || die "$wasmkind is not built: make build"
+    $wasmkind build node-image --image $image >"$work/build" 2>&1 || die "$wasmkind build node-image failed: $(tail -n 5 "$work/build")"
+  fi
+  # A machine without kubectl has the one that was built for the node.
+  if ! command -v kubectl >/dev/null; then
+    mkdir "$work/bin"
+    ln -s "$(ls -t "$cache"/go-kubernetes-*/kube | head -n 1)" "$work/bin/kubectl" || die "kubectl is not installed, and the offline base, which has one, is not built"
+    PATH=$work/bin:$PATH
+  fi
 }
