@@ -78,6 +78,17 @@ contains() {
   [[ $answer == *"$text"* ]] || { printf 'without %s: %s\n' "$text" "$answer" && return 1; }
 }
 
+# parts: containers of the cluster $name and their volumes; removed LIST: none of them exists any more.
+parts() {
+  docker ps -aq --filter label=io.x-k8s.kind.cluster=$name \
+    | xargs -r docker inspect -f '{{.Id}}{{range .Mounts}}{{if eq .Type "volume"}} {{.Name}}{{end}}{{end}}'
+}
+removed() {
+  local part
+  [ -n "$1" ] || { echo "there was nothing to remove" && return 1; }
+  for part in $1; do fails docker inspect "$part" || return; done
+}
+
 # fails COMMAND...: it must not succeed.
 fails() { if "$@"; then echo "succeeded: $*" && return 1; fi; }
 
