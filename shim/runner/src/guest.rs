@@ -73,6 +73,8 @@ fn configure(builder: &mut WasiCtxBuilder, args: &[String], env: &[(String, Stri
         .stderr(Output::Stderr)
         // The network is the Pod's: what it may reach is for network policies to say.
         .inherit_network()
+        .allow_tcp(true)
+        .allow_udp(true)
         .allow_ip_name_lookup(true);
 }
 

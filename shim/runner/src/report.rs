@@ -49,7 +49,8 @@ pub(crate) fn describe(name: &str, error: &Error) -> String {
         None => format!("{name} failed: {}", error.root_cause()),
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        let _ = write!(message, "\nwasm backtrace:\n{backtrace}");
+        // It begins with a heading of its own.
+        let _ = write!(message, "\n{backtrace}");
     }
     message.truncate(message.trim_end().len());
     message

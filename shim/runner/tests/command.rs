@@ -64,6 +64,12 @@ fn a_component_ends_as_it_says(#[case] argument: &str, #[case] expected: i32) {
 }
 
 #[test]
+fn a_component_may_use_the_network() {
+    let ended = Guest::new("sockets").run();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+}
+
+#[test]
 fn a_trap_is_told_with_the_functions_names() {
     let mut guest = Guest::new("trap");
     let log = guest.dir.path().join("termination-log");
@@ -84,6 +90,12 @@ fn a_trap_is_told_with_the_functions_names() {
         ended.stderr
     );
     assert!(ended.stderr.contains("app!boom"), "{}", ended.stderr);
+    assert_eq!(
+        ended.stderr.matches("backtrace").count(),
+        1,
+        "{}",
+        ended.stderr
+    );
     assert_eq!(logged, ended.stderr);
 }
 
