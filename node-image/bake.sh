@@ -18,7 +18,6 @@ export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=true CONTAINERD_ADDRESS=$scratch
 
 fail() {
 	echo "error: $*"
-	tail -n 5 $scratch/containerd.log 2>/dev/null | sed 's/^/containerd: /'
 	exit 1
 }
 
@@ -31,7 +30,9 @@ containerd_pid=$!
 tries=0
 until ctr version >/dev/null 2>&1; do
 	tries=$((tries + 1))
-	if [ $tries -gt 100 ] || ! kill -0 $containerd_pid 2>/dev/null; then fail "containerd of the base image did not start"; fi
+	if [ $tries -gt 100 ] || ! kill -0 $containerd_pid 2>/dev/null; then
+		fail "containerd of the base image did not start: $(grep -v level=info $scratch/containerd.log | tail -n 1)"
+	fi
 	sleep 0.1
 done
 

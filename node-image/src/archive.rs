@@ -55,7 +55,13 @@ impl Image {
             runtime["StopSignal"] = json!(signal);
         }
         if !config.labels.is_empty() {
-            runtime["Labels"] = config.labels.iter().cloned().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect();
+            runtime["Labels"] = config
+                .labels
+                .iter()
+                .cloned()
+                .collect::<std::collections::BTreeMap<_, _>>()
+                .into_iter()
+                .collect();
         }
         json!({
             "created": "2026-01-01T00:00:00Z",
@@ -72,13 +78,24 @@ impl Image {
 ///
 /// `arch` is the architecture as `std::env::consts::ARCH` names it.
 pub fn write(images: &[Image], arch: &str, out: impl Write) -> Result<()> {
-    let failed = |source| Error::Io { action: "write", path: "an image archive".into(), source };
+    let failed = |source| Error::Io {
+        action: "write",
+        path: "an image archive".into(),
+        source,
+    };
     let mut tar = tar::Builder::new(out);
     let mut stored = std::collections::BTreeSet::new();
     let mut index = Vec::new();
     let mut docker = Vec::new();
 
-    append(&mut tar, "oci-layout", json!({ "imageLayoutVersion": "1.0.0" }).to_string().as_bytes()).map_err(failed)?;
+    append(
+        &mut tar,
+        "oci-layout",
+        json!({ "imageLayoutVersion": "1.0.0" })
+            .to_string()
+            .as_bytes(),
+    )
+    .map_err(failed)?;
     for image in images {
         for layer in &image.layers {
             if stored.insert(layer.digest.clone()) {
@@ -123,18 +140,35 @@ pub fn write(images: &[Image], arch: &str, out: impl Write) -> Result<()> {
     }
     let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": index });
     append(&mut tar, "index.json", index.to_string().as_bytes()).map_err(failed)?;
-    append(&mut tar, "manifest.json", Value::from(docker).to_string().as_bytes()).map_err(failed)?;
-    tar.into_inner().and_then(|mut out| out.flush()).map_err(failed)
+    append(
+        &mut tar,
+        "manifest.json",
+        Value::from(docker).to_string().as_bytes(),
+    )
+    .map_err(failed)?;
+    tar.into_inner()
+        .and_then(|mut out| out.flush())
+        .map_err(failed)
 }
 
 /// Writes the archive to a file, whole or not at all.
 pub fn write_file(images: &[Image], arch: &str, path: &Path) -> Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let temp = tempfile::NamedTempFile::new_in(dir).map_err(Error::io("create a file in", dir))?;
-    write(images, arch, io::BufWriter::with_capacity(1 << 20, temp.as_file()))?;
-    let file = temp.persist(path).map_err(|error| Error::io("create", path)(error.error))?;
+    write(
+        images,
+        arch,
+        io::BufWriter::with_capacity(1 << 20, temp.as_file()),
+    )?;
+    let file = temp
+        .persist(path)
+        .map_err(|error| Error::io("create", path)(error.error))?;
     // Temporary files are private; an archive is for whoever may read the folder.
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(Error::io("create", path))
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .map_err(Error::io("create", path))
 }
 
 fn digest(content: &str) -> String {
@@ -170,7 +204,11 @@ fn append_file(tar: &mut tar::Builder<impl Write>, path: &str, source: &Path) ->
     let mut pack = || {
         let file = fs::File::open(source)?;
         let size = file.metadata()?.len();
-        tar.append_data(&mut header(size), path, io::BufReader::with_capacity(1 << 20, file))
+        tar.append_data(
+            &mut header(size),
+            path,
+            io::BufReader::with_capacity(1 << 20, file),
+        )
     };
     pack().map_err(Error::io("pack", source))
 }
@@ -188,7 +226,10 @@ mod tests {
         let layer = files.write(&dir.path().join("layer"), true).unwrap();
         let image = |name: &str| Image {
             reference: format!("example.com/{name}:v1"),
-            config: Config { entrypoint: vec![format!("/{name}")], ..Config::default() },
+            config: Config {
+                entrypoint: vec![format!("/{name}")],
+                ..Config::default()
+            },
             layers: vec![layer.clone()],
         };
         let mut out = Vec::new();
@@ -207,7 +248,10 @@ mod tests {
             }
             names.push(name);
         }
-        let blobs = names.iter().filter(|name| name.starts_with("blobs/")).count();
+        let blobs = names
+            .iter()
+            .filter(|name| name.starts_with("blobs/"))
+            .count();
         assert_eq!(blobs, 1 + 2 + 2, "{names:?}");
         for reference in ["example.com/a:v1", "example.com/b:v1"] {
             assert!(docker.contains(reference) && index.contains(reference));

@@ -6,9 +6,18 @@ use crate::{Error, Result};
 
 /// Programs that must be in the folder, and where they go on the node.
 const PROGRAMS: [(&str, &str); 3] = [
-    ("containerd-shim-wasmkind-v1", "usr/local/bin/containerd-shim-wasmkind-v1"),
-    ("wasmkind-compiler", "usr/local/libexec/wasmkind/wasmkind-compiler"),
-    ("wasmkind-runner", "usr/local/libexec/wasmkind/wasmkind-runner"),
+    (
+        "containerd-shim-wasmkind-v1",
+        "usr/local/bin/containerd-shim-wasmkind-v1",
+    ),
+    (
+        "wasmkind-compiler",
+        "usr/local/libexec/wasmkind/wasmkind-compiler",
+    ),
+    (
+        "wasmkind-runner",
+        "usr/local/libexec/wasmkind/wasmkind-runner",
+    ),
 ];
 
 /// A folder of build results: `WASMKIND_ARTIFACTS`, else `artifacts` beside the executable.
@@ -23,11 +32,19 @@ impl Artifacts {
         let dir = match std::env::var_os("WASMKIND_ARTIFACTS").filter(|dir| !dir.is_empty()) {
             Some(dir) => PathBuf::from(dir),
             None => {
-                let executable = std::env::current_exe().map_err(Error::io("find", "this executable"))?;
-                executable.parent().unwrap_or(Path::new(".")).join("artifacts")
+                let executable =
+                    std::env::current_exe().map_err(Error::io("find", "this executable"))?;
+                executable
+                    .parent()
+                    .unwrap_or(Path::new("."))
+                    .join("artifacts")
             }
         };
-        let missing: Vec<_> = PROGRAMS.iter().map(|(name, _)| *name).filter(|name| !dir.join(name).is_file()).collect();
+        let missing: Vec<_> = PROGRAMS
+            .iter()
+            .map(|(name, _)| *name)
+            .filter(|name| !dir.join(name).is_file())
+            .collect();
         if missing.is_empty() {
             return Ok(Self { dir });
         }
@@ -40,7 +57,9 @@ impl Artifacts {
 
     /// Path of each program and its place on the node.
     pub fn programs(&self) -> impl Iterator<Item = (PathBuf, &'static str)> {
-        PROGRAMS.iter().map(|(name, target)| (self.dir.join(name), *target))
+        PROGRAMS
+            .iter()
+            .map(|(name, target)| (self.dir.join(name), *target))
     }
 
     /// Image archives to preload, by name.
@@ -62,7 +81,13 @@ impl Artifacts {
         for entry in std::fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
             let path = entry.map_err(Error::io("read", &dir))?.path();
             if path.extension().is_some_and(|found| found == extension) {
-                files.push((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path));
+                files.push((
+                    path.file_stem()
+                        .unwrap_or_default()
+                        .to_string_lossy()
+                        .into_owned(),
+                    path,
+                ));
             }
         }
         files.sort();

@@ -47,7 +47,9 @@ pub async fn bake(
     let container = start(docker, &request).await?;
     let outcome = async {
         let components = follow(&container, report).await?;
-        container.commit(request.reference, config(&components)).await
+        container
+            .commit(request.reference, config(&components))
+            .await
     }
     .await;
     let removed = container.remove().await;
@@ -59,8 +61,14 @@ pub async fn bake(
 /// Removes the build containers of this process.
 pub async fn remove_leftovers(docker: &Docker) -> Result<()> {
     let filters = HashMap::from([("name", vec![format!("^/{}$", container_name())])]);
-    let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-    let containers = docker.list_containers(Some(options)).await.map_err(Error::docker("list build containers"))?;
+    let options = ListContainersOptionsBuilder::default()
+        .all(true)
+        .filters(&filters)
+        .build();
+    let containers = docker
+        .list_containers(Some(options))
+        .await
+        .map_err(Error::docker("list build containers"))?;
     for id in containers.into_iter().filter_map(|container| container.id) {
         Container::existing(docker, id).remove().await?;
     }
@@ -75,7 +83,12 @@ fn container_name() -> String {
 /// A started container, with the inputs in it.
 async fn start<'a>(docker: &'a Docker, request: &Request<'_>) -> Result<Container<'a>> {
     let script = format!("/{INPUTS}/bake.sh");
-    let container_request = ContainerRequest { name: container_name(), image: request.base, command: &["/bin/sh", &script], volume: SCRATCH };
+    let container_request = ContainerRequest {
+        name: container_name(),
+        image: request.base,
+        command: &["/bin/sh", &script],
+        volume: SCRATCH,
+    };
     let mut privilege = Privilege::guess();
     loop {
         let container = Container::create(docker, &container_request, privilege).await?;
@@ -86,9 +99,13 @@ async fn start<'a>(docker: &'a Docker, request: &Request<'_>) -> Result<Containe
                 return Err(error);
             }
         };
-        let Err(source) = started else { return Ok(container) };
+        let Err(source) = started else {
+            return Ok(container);
+        };
         container.remove().await?;
-        privilege = privilege.fallback(&source.to_string()).ok_or_else(|| Error::docker("start the build container")(source))?;
+        privilege = privilege
+            .fallback(&source.to_string())
+            .ok_or_else(|| Error::docker("start the build container")(source))?;
     }
 }
 
@@ -97,16 +114,25 @@ async fn upload(container: &Container<'_>, request: &Request<'_>) -> Result<()> 
     layer.file(&format!("{INPUTS}/bake.sh"), 0o755, SCRIPT);
     layer.dir(&format!("{INPUTS}/images"), 0o755);
     for (index, (name, path)) in request.archives.iter().enumerate() {
-        layer.file_from(&format!("{INPUTS}/images/{index:02}-{name}.tar"), 0o644, path);
+        layer.file_from(
+            &format!("{INPUTS}/images/{index:02}-{name}.tar"),
+            0o644,
+            path,
+        );
     }
     if request.handlers {
         let config = container.read_file(&format!("/{CONTAINERD_CONFIG}")).await?.ok_or_else(|| {
             Error::Invalid(format!("{} is not a kind node image: it has no /{CONTAINERD_CONFIG}; pass --base with a kindest/node image", request.base))
         })?;
-        layer.file(CONTAINERD_CONFIG, 0o644, containerd_config::add_handlers(&String::from_utf8_lossy(&config))?);
+        layer.file(
+            CONTAINERD_CONFIG,
+            0o644,
+            containerd_config::add_handlers(&String::from_utf8_lossy(&config))?,
+        );
     }
     // Through a file: preloaded images can be larger than is kind to hold in memory.
-    let file = tempfile::NamedTempFile::new().map_err(Error::io("create a file in", std::env::temp_dir()))?;
+    let file = tempfile::NamedTempFile::new()
+        .map_err(Error::io("create a file in", std::env::temp_dir()))?;
     let path = file.path().to_owned();
     tokio::task::spawn_blocking(move || layer.write(&path, false))
         .await
@@ -116,23 +142,26 @@ async fn upload(container: &Container<'_>, request: &Request<'_>) -> Result<()> 
 
 /// Passes the script's lines on; the answer is its last one.
 async fn follow(container: &Container<'_>, report: Report<'_>) -> Result<String> {
-    let mut components = None;
-    let mut tail: Vec<String> = Vec::new();
+    let (mut components, mut failure, mut last) = (None, None, String::new());
     let code = container
-        .follow(|line| match line.strip_prefix("components ") {
-            Some(json) => components = Some(json.to_owned()),
-            None => {
+        .follow(|line| {
+            if let Some(json) = line.strip_prefix("components ") {
+                components = Some(json.to_owned());
+            } else if let Some(reason) = line.strip_prefix("error: ") {
+                failure = Some(reason.to_owned());
+            } else {
                 report(line);
-                tail.push(line.to_owned());
+                last = line.to_owned();
             }
         })
         .await?;
-    match components {
-        Some(components) if code == 0 => Ok(components),
+    match (components, failure) {
+        (Some(components), None) if code == 0 => Ok(components),
+        (_, Some(reason)) => Err(Error::Invalid(reason)),
         _ => Err(Error::Command {
             program: "preparing the node's images".into(),
             status: format!("exit code {code}"),
-            output: tail[tail.len().saturating_sub(8)..].join("\n"),
+            output: last,
         }),
     }
 }

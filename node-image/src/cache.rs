@@ -37,7 +37,11 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Root of the cache, created when missing.
 pub fn root() -> Result<PathBuf> {
-    let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let root = named("WASMKIND_CACHE_DIR")
         .or_else(|| named("XDG_CACHE_HOME").map(|dir| dir.join("wasmkind")))
         .or_else(|| named("HOME").map(|dir| dir.join(".cache/wasmkind")))
@@ -90,7 +94,9 @@ pub fn slot(name: &str, key: &str) -> Result<Slot> {
         .map_err(Error::io("open", &lock_path))?;
     // SAFETY: flock takes a descriptor that is open for the whole call, and no pointers.
     if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) } != 0 {
-        return Err(Error::io("lock", &lock_path)(std::io::Error::last_os_error()));
+        return Err(Error::io("lock", &lock_path)(
+            std::io::Error::last_os_error(),
+        ));
     }
     if target.exists() {
         return Ok(Slot::Ready(target));
@@ -99,7 +105,11 @@ pub fn slot(name: &str, key: &str) -> Result<Slot> {
         .prefix(&format!(".{name}-"))
         .tempdir_in(&root)
         .map_err(Error::io("create a folder in", &root))?;
-    Ok(Slot::Vacant(Vacant { target, work, _lock: lock }))
+    Ok(Slot::Vacant(Vacant {
+        target,
+        work,
+        _lock: lock,
+    }))
 }
 
 #[cfg(test)]
@@ -116,7 +126,10 @@ mod tests {
             key.finish()
         };
         assert_ne!(key(&[("a", "bc")]), key(&[("ab", "c")]));
-        assert_ne!(key(&[("a", "b"), ("c", "d")]), key(&[("c", "d"), ("a", "b")]));
+        assert_ne!(
+            key(&[("a", "b"), ("c", "d")]),
+            key(&[("c", "d"), ("a", "b")])
+        );
         assert_eq!(key(&[("a", "b")]), key(&[("a", "b")]));
     }
 }

@@ -35,7 +35,18 @@ pub async fn build(module: &Module, arch: &str, report: Report<'_>) -> Result<Bu
         .get_dir(&module.name)
         .ok_or_else(|| Error::Invalid(format!("components/{} is missing", module.name)))?;
     let mut key = Key::default();
-    key.add("go", go.trim()).add("arch", arch).add("flags", format!("{:?}", (&module.tags, &module.ldflags, &module.stamps, &module.version)));
+    key.add("go", go.trim()).add("arch", arch).add(
+        "flags",
+        format!(
+            "{:?}",
+            (
+                &module.tags,
+                &module.ldflags,
+                &module.stamps,
+                &module.version
+            )
+        ),
+    );
     for file in sources.files() {
         key.add(&file.path().to_string_lossy(), file.contents());
     }
@@ -45,10 +56,16 @@ pub async fn build(module: &Module, arch: &str, report: Report<'_>) -> Result<Bu
         Slot::Ready(dir) => return Ok(Built { dir }),
         Slot::Vacant(vacant) => vacant,
     };
-    report(&format!("building {} {} from its Go module", module.name, module.version));
-    let source = tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
+    report(&format!(
+        "building {} {} from its Go module",
+        module.name, module.version
+    ));
+    let source =
+        tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
     for file in sources.files() {
-        let path = source.path().join(file.path().file_name().unwrap_or_default());
+        let path = source
+            .path()
+            .join(file.path().file_name().unwrap_or_default());
         fs::write(&path, file.contents()).map_err(Error::io("write", &path))?;
     }
     for (binary, package) in &module.binaries {
@@ -68,7 +85,9 @@ pub async fn build(module: &Module, arch: &str, report: Report<'_>) -> Result<Bu
             .arg(package);
         run(&format!("go build {package}"), &mut command).await?;
     }
-    Ok(Built { dir: vacant.publish()? })
+    Ok(Built {
+        dir: vacant.publish()?,
+    })
 }
 
 /// Builds Kubernetes' pause program, from the C source in its Go module.
@@ -76,21 +95,35 @@ pub async fn build_pause(pins: &Pins, report: Report<'_>) -> Result<PathBuf> {
     let kubernetes = pins.module("kubernetes");
     let version = &pins.pause.version;
     let mut key = Key::default();
-    key.add("kubernetes", &kubernetes.version).add("pause", version).add("arch", std::env::consts::ARCH);
+    key.add("kubernetes", &kubernetes.version)
+        .add("pause", version)
+        .add("arch", std::env::consts::ARCH);
     let vacant = match cache::slot("pause", &key.finish())? {
         Slot::Ready(dir) => return Ok(dir.join("pause")),
         Slot::Vacant(vacant) => vacant,
     };
-    report(&format!("building pause {version} from Kubernetes' sources"));
+    report(&format!(
+        "building pause {version} from Kubernetes' sources"
+    ));
     let module = format!("k8s.io/kubernetes@{}", kubernetes.version);
     let mut download = Command::new("go");
-    download.current_dir(vacant.dir()).args(["mod", "download", "-json", &module]);
-    let answer: serde_json::Value = serde_json::from_str(&run("go mod download", &mut download).await?)
-        .map_err(|error| Error::Invalid(format!("go mod download {module}: {error}")))?;
-    let source = Path::new(answer["Dir"].as_str().unwrap_or_default()).join("build/pause/linux/pause.c");
+    download
+        .current_dir(vacant.dir())
+        .args(["mod", "download", "-json", &module]);
+    let answer: serde_json::Value =
+        serde_json::from_str(&run("go mod download", &mut download).await?)
+            .map_err(|error| Error::Invalid(format!("go mod download {module}: {error}")))?;
+    let source =
+        Path::new(answer["Dir"].as_str().unwrap_or_default()).join("build/pause/linux/pause.c");
     let mut compile = Command::new("cc");
     compile
-        .args(["-Os", "-Wall", "-static", "-s", &format!("-DVERSION=v{version}-wasmkind")])
+        .args([
+            "-Os",
+            "-Wall",
+            "-static",
+            "-s",
+            &format!("-DVERSION=v{version}-wasmkind"),
+        ])
         .arg("-o")
         .arg(vacant.dir().join("pause"))
         .arg(&source);
@@ -119,11 +152,21 @@ fn ldflags(module: &Module) -> String {
 /// Runs a program to its end; a failure carries the last lines of what it printed.
 pub(crate) async fn run(what: &str, command: &mut Command) -> Result<String> {
     let program = command.as_std().get_program().to_owned();
-    let output = command.kill_on_drop(true).stdin(std::process::Stdio::null()).output().await.map_err(|source| spawn_error(program, source))?;
+    let output = command
+        .kill_on_drop(true)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .await
+        .map_err(|source| spawn_error(program, source))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let text = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr }).into_owned();
+    let text = String::from_utf8_lossy(if output.stderr.is_empty() {
+        &output.stdout
+    } else {
+        &output.stderr
+    })
+    .into_owned();
     let lines: Vec<&str> = text.trim_end().lines().collect();
     Err(Error::Command {
         program: what.to_owned(),
@@ -135,7 +178,9 @@ pub(crate) async fn run(what: &str, command: &mut Command) -> Result<String> {
 fn spawn_error(program: OsString, source: std::io::Error) -> Error {
     let program = program.to_string_lossy().into_owned();
     if source.kind() == std::io::ErrorKind::NotFound {
-        return Error::Invalid(format!("the offline base needs `{program}`, which is not on the PATH; ci/setup installs it"));
+        return Error::Invalid(format!(
+            "the offline base needs `{program}`, which is not on the PATH; ci/setup installs it"
+        ));
     }
     Error::Spawn { program, source }
 }

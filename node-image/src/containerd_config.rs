@@ -16,13 +16,26 @@ const RUNTIME_TYPE: &str = "io.containerd.wasmkind.v1";
 
 /// The configuration with the handlers in it; a handler that is there already is replaced.
 pub fn add_handlers(config: &str) -> Result<String> {
-    let invalid = |what: String| Error::Invalid(format!("/etc/containerd/config.toml of the base image: {what}"));
-    let mut document: DocumentMut = config.parse().map_err(|error| invalid(format!("{error}")))?;
-    let version = document.get("version").and_then(Item::as_integer).unwrap_or(1);
+    let invalid = |what: String| {
+        Error::Invalid(format!(
+            "/etc/containerd/config.toml of the base image: {what}"
+        ))
+    };
+    let mut document: DocumentMut = config
+        .parse()
+        .map_err(|error| invalid(format!("{error}")))?;
+    let version = document
+        .get("version")
+        .and_then(Item::as_integer)
+        .unwrap_or(1);
     let plugin = match version {
         2 => "io.containerd.grpc.v1.cri",
         3 | 4 => "io.containerd.cri.v1.runtime",
-        other => return Err(invalid(format!("version {other} is unknown; 2, 3 and 4 are known"))),
+        other => {
+            return Err(invalid(format!(
+                "version {other} is unknown; 2, 3 and 4 are known"
+            )));
+        }
     };
     let mut table: &mut dyn TableLike = document.as_table_mut();
     for name in ["plugins", plugin, "containerd", "runtimes"] {
@@ -62,7 +75,10 @@ mod tests {
 
     fn runtime(config: &str, plugin: &str, handler: &str) -> String {
         let parsed: toml::Table = config.parse().unwrap();
-        parsed["plugins"][plugin]["containerd"]["runtimes"][handler]["runtime_type"].as_str().unwrap().to_owned()
+        parsed["plugins"][plugin]["containerd"]["runtimes"][handler]["runtime_type"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     #[rstest]
@@ -80,7 +96,10 @@ mod tests {
         "io.containerd.cri.v1.runtime"
     )]
     #[case::without_any_plugin("version = 3\n", "io.containerd.cri.v1.runtime")]
-    fn each_handler_is_added_where_its_version_wants_it(#[case] config: &str, #[case] plugin: &str) {
+    fn each_handler_is_added_where_its_version_wants_it(
+        #[case] config: &str,
+        #[case] plugin: &str,
+    ) {
         let edited = add_handlers(config).unwrap();
         for handler in HANDLERS {
             assert_eq!(runtime(&edited, plugin, handler), RUNTIME_TYPE);
@@ -93,14 +112,21 @@ mod tests {
         for line in BASE.lines() {
             assert!(edited.contains(line), "lost: {line}");
         }
-        assert_eq!(add_handlers(&edited).unwrap(), edited, "a second run changes nothing");
+        assert_eq!(
+            add_handlers(&edited).unwrap(),
+            edited,
+            "a second run changes nothing"
+        );
     }
 
     #[rstest]
     #[case::unknown_version("version = 9", "version 9 is unknown")]
     #[case::not_toml("version = = 2", "config.toml of the base image")]
     #[case::not_a_table("version = 2\nplugins = 1", "`plugins` is not a table")]
-    fn what_cannot_be_edited_is_refused_with_the_reason(#[case] config: &str, #[case] message: &str) {
+    fn what_cannot_be_edited_is_refused_with_the_reason(
+        #[case] config: &str,
+        #[case] message: &str,
+    ) {
         let error = add_handlers(config).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }

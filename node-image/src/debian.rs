@@ -44,26 +44,46 @@ pub async fn rootfs(request: &Request<'_>, report: Report<'_>) -> Result<PathBuf
         Slot::Ready(dir) => return Ok(dir.join("rootfs.tar")),
         Slot::Vacant(vacant) => vacant,
     };
-    report(&format!("installing {} Debian packages ({})", request.packages.len(), request.suite));
+    report(&format!(
+        "installing {} Debian packages ({})",
+        request.packages.len(),
+        request.suite
+    ));
     let mirror = mirror().await?;
     let mut command = Command::new("mmdebstrap");
-    command.env("SOURCE_DATE_EPOCH", crate::layer::TIME.to_string()).arg("--quiet").arg(format!("--variant={}", request.variant));
+    command
+        .env("SOURCE_DATE_EPOCH", crate::layer::TIME.to_string())
+        .arg("--quiet")
+        .arg(format!("--variant={}", request.variant));
     command.arg(format!("--include={}", request.packages.join(",")));
     for pattern in EXCLUDES {
         command.arg(format!("--dpkgopt=path-exclude={pattern}"));
     }
-    command.arg(request.suite).arg(vacant.dir().join("rootfs.tar")).arg(mirror);
+    command
+        .arg(request.suite)
+        .arg(vacant.dir().join("rootfs.tar"))
+        .arg(mirror);
     run("mmdebstrap", &mut command).await?;
     Ok(vacant.publish()?.join("rootfs.tar"))
 }
 
 async fn mirror() -> Result<String> {
-    if let Some(mirror) = std::env::var("WASMKIND_DEBIAN_MIRROR").ok().filter(|mirror| !mirror.is_empty()) {
+    if let Some(mirror) = std::env::var("WASMKIND_DEBIAN_MIRROR")
+        .ok()
+        .filter(|mirror| !mirror.is_empty())
+    {
         return Ok(mirror);
     }
-    let targets = run("apt-get indextargets", Command::new("apt-get").args(["indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)"]))
-        .await
-        .unwrap_or_default();
+    let targets = run(
+        "apt-get indextargets",
+        Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(ORIGIN) $(LABEL) $(REPO_URI)",
+        ]),
+    )
+    .await
+    .unwrap_or_default();
     targets
         .lines()
         .find_map(|line| line.strip_prefix("Debian Debian "))

@@ -6,10 +6,13 @@ use std::path::Path;
 
 use bollard::Docker;
 use bollard::errors::Error as DockerError;
-use bollard::models::{ContainerConfig, ContainerCreateBody, HostConfig, ImageInspect, Mount, MountType};
+use bollard::models::{
+    ContainerConfig, ContainerCreateBody, HostConfig, ImageInspect, Mount, MountType,
+};
 use bollard::query_parameters::{
-    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    ImportImageOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder,
+    DownloadFromContainerOptionsBuilder, ImportImageOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt};
 use tokio_util::io::ReaderStream;
@@ -21,23 +24,36 @@ use crate::{Error, Result};
 pub async fn find_image(docker: &Docker, reference: &str) -> Result<Option<ImageInspect>> {
     match docker.inspect_image(reference).await {
         Ok(image) => Ok(Some(image)),
-        Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(DockerError::DockerResponseServerError {
+            status_code: 404, ..
+        }) => Ok(None),
         Err(source) => Err(Error::docker(format!("inspect image {reference}"))(source)),
     }
 }
 
 /// The image's labels.
 pub fn labels(image: &ImageInspect) -> HashMap<String, String> {
-    image.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default()
+    image
+        .config
+        .as_ref()
+        .and_then(|config| config.labels.clone())
+        .unwrap_or_default()
 }
 
 /// Loads an image archive from a file.
 pub async fn load(docker: &Docker, archive: &Path) -> Result<()> {
-    let file = tokio::fs::File::open(archive).await.map_err(Error::io("open", archive))?;
+    let file = tokio::fs::File::open(archive)
+        .await
+        .map_err(Error::io("open", archive))?;
     let options = ImportImageOptionsBuilder::default().quiet(true).build();
-    let mut progress = docker.import_image_stream(options, ReaderStream::with_capacity(file, 1 << 20), None).boxed();
+    let mut progress = docker
+        .import_image_stream(options, ReaderStream::with_capacity(file, 1 << 20), None)
+        .boxed();
     while let Some(line) = progress.next().await {
-        line.map_err(Error::docker(format!("load {} into Docker", archive.display())))?;
+        line.map_err(Error::docker(format!(
+            "load {} into Docker",
+            archive.display()
+        )))?;
     }
     Ok(())
 }
@@ -59,24 +75,50 @@ pub struct Request<'a> {
 
 impl<'a> Container<'a> {
     /// Creates a container that may mount, without starting it.
-    pub async fn create(docker: &'a Docker, request: &Request<'_>, privilege: Privilege) -> Result<Self> {
+    pub async fn create(
+        docker: &'a Docker,
+        request: &Request<'_>,
+        privilege: Privilege,
+    ) -> Result<Self> {
         // As a mount: a volume of the configuration would become part of the image.
-        let volume = Mount { target: Some(request.volume.to_owned()), typ: Some(MountType::VOLUME), ..Mount::default() };
-        let mut host = HostConfig { network_mode: Some("none".into()), mounts: Some(vec![volume]), ..HostConfig::default() };
+        let volume = Mount {
+            target: Some(request.volume.to_owned()),
+            typ: Some(MountType::VOLUME),
+            ..Mount::default()
+        };
+        let mut host = HostConfig {
+            network_mode: Some("none".into()),
+            mounts: Some(vec![volume]),
+            ..HostConfig::default()
+        };
         privilege.apply(&mut host);
         let body = ContainerCreateBody {
             image: Some(request.image.to_owned()),
-            entrypoint: Some(request.command.iter().map(|&word| word.to_owned()).collect()),
+            entrypoint: Some(
+                request
+                    .command
+                    .iter()
+                    .map(|&word| word.to_owned())
+                    .collect(),
+            ),
             cmd: Some(Vec::new()),
             host_config: Some(host),
             ..ContainerCreateBody::default()
         };
-        let options = CreateContainerOptionsBuilder::default().name(&request.name).build();
+        let options = CreateContainerOptionsBuilder::default()
+            .name(&request.name)
+            .build();
         let created = docker
             .create_container(Some(options), body)
             .await
-            .map_err(Error::docker(format!("create a build container from {}", request.image)))?;
-        Ok(Self { docker, id: created.id })
+            .map_err(Error::docker(format!(
+                "create a build container from {}",
+                request.image
+            )))?;
+        Ok(Self {
+            docker,
+            id: created.id,
+        })
     }
 
     /// A container that another part of this process made.
@@ -86,29 +128,47 @@ impl<'a> Container<'a> {
 
     /// Unpacks the tar file at `/`.
     pub async fn upload_file(&self, tar: &Path) -> Result<()> {
-        let file = tokio::fs::File::open(tar).await.map_err(Error::io("open", tar))?;
+        let file = tokio::fs::File::open(tar)
+            .await
+            .map_err(Error::io("open", tar))?;
         let options = UploadToContainerOptionsBuilder::default().path("/").build();
         self.docker
-            .upload_to_container(&self.id, Some(options), bollard::body_try_stream(ReaderStream::with_capacity(file, 1 << 20)))
+            .upload_to_container(
+                &self.id,
+                Some(options),
+                bollard::body_try_stream(ReaderStream::with_capacity(file, 1 << 20)),
+            )
             .await
             .map_err(Error::docker("copy files into the build container"))
     }
 
     /// The content of a regular file; `None` when there is none at `path`.
     pub async fn read_file(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
-        let chunks: Result<Vec<_>, _> = self.docker.download_from_container(&self.id, Some(options)).try_collect().await;
+        let options = DownloadFromContainerOptionsBuilder::default()
+            .path(path)
+            .build();
+        let chunks: Result<Vec<_>, _> = self
+            .docker
+            .download_from_container(&self.id, Some(options))
+            .try_collect()
+            .await;
         let tar = match chunks {
             Ok(chunks) => chunks.concat(),
-            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
-            Err(source) => return Err(Error::docker(format!("read {path} in the build container"))(source)),
+            Err(DockerError::DockerResponseServerError {
+                status_code: 404, ..
+            }) => return Ok(None),
+            Err(source) => {
+                return Err(Error::docker(format!("read {path} in the build container"))(source));
+            }
         };
         let mut archive = tar::Archive::new(tar.as_slice());
         for entry in archive.entries().map_err(Error::io("read", path))? {
             let mut entry = entry.map_err(Error::io("read", path))?;
             if entry.header().entry_type().is_file() {
                 let mut content = Vec::new();
-                entry.read_to_end(&mut content).map_err(Error::io("read", path))?;
+                entry
+                    .read_to_end(&mut content)
+                    .map_err(Error::io("read", path))?;
                 return Ok(Some(content));
             }
         }
@@ -117,12 +177,21 @@ impl<'a> Container<'a> {
 
     /// Starts the container.
     pub async fn start(&self) -> Result<(), DockerError> {
-        self.docker.start_container(&self.id, None::<bollard::query_parameters::StartContainerOptions>).await
+        self.docker
+            .start_container(
+                &self.id,
+                None::<bollard::query_parameters::StartContainerOptions>,
+            )
+            .await
     }
 
     /// Follows the output line by line until the container has ended; the answer is its exit code.
     pub async fn follow(&self, mut line: impl FnMut(&str)) -> Result<i64> {
-        let options = LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).build();
+        let options = LogsOptionsBuilder::default()
+            .follow(true)
+            .stdout(true)
+            .stderr(true)
+            .build();
         let mut output = self.docker.logs(&self.id, Some(options)).boxed();
         let mut partial = String::new();
         while let Some(chunk) = output.next().await {
@@ -138,7 +207,10 @@ impl<'a> Container<'a> {
         }
         let state = self
             .docker
-            .inspect_container(&self.id, None::<bollard::query_parameters::InspectContainerOptions>)
+            .inspect_container(
+                &self.id,
+                None::<bollard::query_parameters::InspectContainerOptions>,
+            )
             .await
             .map_err(Error::docker("inspect the build container"))?
             .state;
@@ -154,15 +226,26 @@ impl<'a> Container<'a> {
             .tag(tag)
             .comment("wasmkind build node-image")
             .build();
-        let committed = self.docker.commit_container(options, config).await.map_err(Error::docker(format!("write image {reference}")))?;
+        let committed = self
+            .docker
+            .commit_container(options, config)
+            .await
+            .map_err(Error::docker(format!("write image {reference}")))?;
         Ok(committed.id)
     }
 
     /// Removes the container and its volumes.
     pub async fn remove(&self) -> Result<()> {
-        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
         match self.docker.remove_container(&self.id, Some(options)).await {
-            Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+            Ok(())
+            | Err(DockerError::DockerResponseServerError {
+                status_code: 404 | 409,
+                ..
+            }) => Ok(()),
             Err(source) => Err(Error::docker("remove the build container")(source)),
         }
     }

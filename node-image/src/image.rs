@@ -18,11 +18,22 @@ impl std::str::FromStr for Copy {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (source, target) = text.rsplit_once(':').ok_or_else(|| format!("`{text}` is not SOURCE:/TARGET"))?;
-        if source.is_empty() || !target.starts_with('/') || target == "/" || target.split('/').any(|part| part == "..") {
-            return Err(format!("`{text}` is not SOURCE:/TARGET with an absolute target"));
+        let (source, target) = text
+            .rsplit_once(':')
+            .ok_or_else(|| format!("`{text}` is not SOURCE:/TARGET"))?;
+        if source.is_empty()
+            || !target.starts_with('/')
+            || target == "/"
+            || target.split('/').any(|part| part == "..")
+        {
+            return Err(format!(
+                "`{text}` is not SOURCE:/TARGET with an absolute target"
+            ));
         }
-        Ok(Self { source: source.into(), target: target.to_owned() })
+        Ok(Self {
+            source: source.into(),
+            target: target.to_owned(),
+        })
     }
 }
 
@@ -32,10 +43,23 @@ pub fn build(reference: &str, config: Config, files: &[Copy], output: &Path) -> 
     for copy in files {
         layer.tree(&copy.target, &copy.source)?;
     }
-    let work = tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
+    let work =
+        tempfile::tempdir().map_err(Error::io("create a folder in", std::env::temp_dir()))?;
     let written = layer.write(&work.path().join("layer"), true)?;
-    let reference = if crate::engine::split_tag(reference).0 == reference { format!("{reference}:latest") } else { reference.to_owned() };
-    archive::write_file(&[Image { reference, config, layers: vec![written] }], std::env::consts::ARCH, output)
+    let reference = if crate::engine::split_tag(reference).0 == reference {
+        format!("{reference}:latest")
+    } else {
+        reference.to_owned()
+    };
+    archive::write_file(
+        &[Image {
+            reference,
+            config,
+            layers: vec![written],
+        }],
+        std::env::consts::ARCH,
+        output,
+    )
 }
 
 #[cfg(test)]
@@ -46,7 +70,13 @@ mod tests {
     #[test]
     fn a_copy_is_a_source_and_an_absolute_target() {
         let copy: Copy = "a:b/c.wasm:/app.wasm".parse().unwrap();
-        assert_eq!(copy, Copy { source: "a:b/c.wasm".into(), target: "/app.wasm".into() });
+        assert_eq!(
+            copy,
+            Copy {
+                source: "a:b/c.wasm".into(),
+                target: "/app.wasm".into()
+            }
+        );
     }
 
     #[rstest]

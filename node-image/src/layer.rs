@@ -84,7 +84,11 @@ impl Layer {
     /// Adds the files of an embedded folder; those with a `#!` line become executable.
     pub fn embedded(&mut self, dir: &include_dir::Dir<'_>) -> &mut Self {
         for file in embedded_files(dir) {
-            let mode = if file.contents().starts_with(b"#!") { 0o755 } else { 0o644 };
+            let mode = if file.contents().starts_with(b"#!") {
+                0o755
+            } else {
+                0o644
+            };
             self.file(&file.path().to_string_lossy(), mode, file.contents());
         }
         self
@@ -92,7 +96,12 @@ impl Layer {
 
     /// Adds what a tar stream holds, except paths for which `keep` says no. Devices are left out.
     /// File contents are written below `spool`.
-    pub fn tar(&mut self, tar: impl Read, spool: &Path, keep: impl Fn(&str) -> bool) -> Result<&mut Self> {
+    pub fn tar(
+        &mut self,
+        tar: impl Read,
+        spool: &Path,
+        keep: impl Fn(&str) -> bool,
+    ) -> Result<&mut Self> {
         let mut archive = tar::Archive::new(tar);
         let read = |error| Error::io("read the archive for", spool)(error);
         for (number, entry) in archive.entries().map_err(read)?.enumerate() {
@@ -103,7 +112,10 @@ impl Layer {
                 continue;
             }
             let header = entry.header().clone();
-            let link = entry.link_name().map_err(read)?.map(|name| name.into_owned());
+            let link = entry
+                .link_name()
+                .map_err(read)?
+                .map(|name| name.into_owned());
             let node = match header.entry_type() {
                 tar::EntryType::Directory => Node::Dir,
                 tar::EntryType::Regular => {
@@ -113,7 +125,9 @@ impl Layer {
                     Node::File(Content::Path(file))
                 }
                 tar::EntryType::Symlink => Node::Symlink(link.unwrap_or_default()),
-                tar::EntryType::Link => Node::Link(clean(&link.unwrap_or_default().to_string_lossy())),
+                tar::EntryType::Link => {
+                    Node::Link(clean(&link.unwrap_or_default().to_string_lossy()))
+                }
                 _ => continue,
             };
             self.entries.insert(
@@ -136,20 +150,37 @@ impl Layer {
             self.dir(path, metadata.permissions().mode() & 0o7777);
             for entry in fs::read_dir(source).map_err(Error::io("read", source))? {
                 let entry = entry.map_err(Error::io("read", source))?;
-                self.tree(&format!("{path}/{}", entry.file_name().to_string_lossy()), &entry.path())?;
+                self.tree(
+                    &format!("{path}/{}", entry.file_name().to_string_lossy()),
+                    &entry.path(),
+                )?;
             }
         } else if metadata.is_symlink() {
-            self.symlink(path, fs::read_link(source).map_err(Error::io("read", source))?);
+            self.symlink(
+                path,
+                fs::read_link(source).map_err(Error::io("read", source))?,
+            );
         } else if metadata.is_file() {
             self.file_from(path, metadata.mode() & 0o7777, source);
         } else {
-            return Err(Error::Invalid(format!("{}: only files, folders and symbolic links fit into an image", source.display())));
+            return Err(Error::Invalid(format!(
+                "{}: only files, folders and symbolic links fit into an image",
+                source.display()
+            )));
         }
         Ok(self)
     }
 
     fn put(&mut self, path: &str, node: Node, mode: u32) -> &mut Self {
-        self.entries.insert(clean(path), Entry { node, mode, uid: 0, gid: 0 });
+        self.entries.insert(
+            clean(path),
+            Entry {
+                node,
+                mode,
+                uid: 0,
+                gid: 0,
+            },
+        );
         self
     }
 
@@ -168,12 +199,19 @@ impl Layer {
             }
             (format!("{prefix}/{path}"), entry)
         });
-        Self { entries: entries.collect() }
+        Self {
+            entries: entries.collect(),
+        }
     }
 
     /// Adds the other layer's entries; where both have a path, the other's wins.
     pub fn merge(&mut self, other: &Self) -> &mut Self {
-        self.entries.extend(other.entries.iter().map(|(path, entry)| (path.clone(), entry.clone())));
+        self.entries.extend(
+            other
+                .entries
+                .iter()
+                .map(|(path, entry)| (path.clone(), entry.clone())),
+        );
         self
     }
 
@@ -183,17 +221,35 @@ impl Layer {
         let mut all = self.entries.clone();
         for path in self.entries.keys() {
             for (index, _) in path.match_indices('/') {
-                all.entry(path[..index].to_owned()).or_insert(Entry { node: Node::Dir, mode: 0o755, uid: 0, gid: 0 });
+                all.entry(path[..index].to_owned()).or_insert(Entry {
+                    node: Node::Dir,
+                    mode: 0o755,
+                    uid: 0,
+                    gid: 0,
+                });
             }
         }
-        let (links, rest): (Vec<_>, Vec<_>) = all.iter().partition(|(_, entry)| matches!(entry.node, Node::Link(_)));
+        let (links, rest): (Vec<_>, Vec<_>) = all
+            .iter()
+            .partition(|(_, entry)| matches!(entry.node, Node::Link(_)));
         for (path, entry) in rest.into_iter().chain(links) {
             append(&mut builder, path, entry).map_err(|source| match (&entry.node, source) {
-                (Node::File(Content::Path(file)), source) => Error::Io { action: "pack", path: file.clone(), source },
-                (_, source) => Error::Io { action: "pack", path: PathBuf::from(path), source },
+                (Node::File(Content::Path(file)), source) => Error::Io {
+                    action: "pack",
+                    path: file.clone(),
+                    source,
+                },
+                (_, source) => Error::Io {
+                    action: "pack",
+                    path: PathBuf::from(path),
+                    source,
+                },
             })?;
         }
-        builder.into_inner().and_then(|mut out| out.flush()).map_err(Error::io("write", "a layer"))
+        builder
+            .into_inner()
+            .and_then(|mut out| out.flush())
+            .map_err(Error::io("write", "a layer"))
     }
 
     /// Digest of the uncompressed tar, without keeping it.
@@ -218,13 +274,21 @@ impl Layer {
             outer.digest()
         };
         outer.flush().map_err(Error::io("write", path))?;
-        Ok(Written { path: path.to_owned(), digest: outer.digest(), diff_id, size: outer.size, gzip })
+        Ok(Written {
+            path: path.to_owned(),
+            digest: outer.digest(),
+            diff_id,
+            size: outer.size,
+            gzip,
+        })
     }
 }
 
 /// Every file below an embedded folder.
 pub(crate) fn embedded_files<'a>(dir: &'a include_dir::Dir<'a>) -> Vec<&'a include_dir::File<'a>> {
-    dir.files().chain(dir.dirs().flat_map(embedded_files)).collect()
+    dir.files()
+        .chain(dir.dirs().flat_map(embedded_files))
+        .collect()
 }
 
 fn append(builder: &mut tar::Builder<impl Write>, path: &str, entry: &Entry) -> io::Result<()> {
@@ -254,7 +318,11 @@ fn append(builder: &mut tar::Builder<impl Write>, path: &str, entry: &Entry) -> 
         Node::File(Content::Path(source)) => {
             let file = fs::File::open(source)?;
             header.set_size(file.metadata()?.len());
-            builder.append_data(&mut header, path, io::BufReader::with_capacity(1 << 20, file))
+            builder.append_data(
+                &mut header,
+                path,
+                io::BufReader::with_capacity(1 << 20, file),
+            )
         }
     }
 }
@@ -263,7 +331,11 @@ fn append(builder: &mut tar::Builder<impl Write>, path: &str, entry: &Entry) -> 
 fn clean(path: &str) -> String {
     let path = path.strip_prefix("./").unwrap_or(path);
     let path = path.trim_matches('/');
-    if path == "." { String::new() } else { path.to_owned() }
+    if path == "." {
+        String::new()
+    } else {
+        path.to_owned()
+    }
 }
 
 /// Hashes and counts what passes through.
@@ -275,7 +347,11 @@ struct Hashing<W> {
 
 impl<W: Write> Hashing<W> {
     fn new(inner: W) -> Self {
-        Self { inner, hash: Sha256::new(), size: 0 }
+        Self {
+            inner,
+            hash: Sha256::new(),
+            size: 0,
+        }
     }
 
     fn digest(&self) -> String {
@@ -304,13 +380,27 @@ mod tests {
         let mut tar = Vec::new();
         layer.write_tar(&mut tar).unwrap();
         let mut archive = tar::Archive::new(tar.as_slice());
-        archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().to_string_lossy().into_owned()).collect()
+        archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                entry
+                    .unwrap()
+                    .path()
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect()
     }
 
     #[test]
     fn entries_are_sorted_and_parents_come_first() {
         let mut layer = Layer::default();
-        layer.file("/b/file", 0o644, "x").file("a", 0o644, "y").symlink("b/c/link", "../file");
+        layer
+            .file("/b/file", 0o644, "x")
+            .file("a", 0o644, "y")
+            .symlink("b/c/link", "../file");
         assert_eq!(names(&layer), ["a", "b/", "b/c/", "b/c/link", "b/file"]);
     }
 
@@ -323,12 +413,18 @@ mod tests {
         two.file("y", 0o600, "2").file("x", 0o644, "1");
         let first = one.write(&dir.path().join("1"), true).unwrap();
         let second = two.write(&dir.path().join("2"), true).unwrap();
-        assert_eq!((first.digest, first.diff_id.clone()), (second.digest, second.diff_id));
+        assert_eq!(
+            (first.digest, first.diff_id.clone()),
+            (second.digest, second.diff_id)
+        );
         let plain = two.write(&dir.path().join("3"), false).unwrap();
         assert_eq!(plain.digest, plain.diff_id);
         assert_eq!(plain.diff_id, first.diff_id);
         two.file("y", 0o644, "2");
-        assert_ne!(two.write(&dir.path().join("4"), false).unwrap().diff_id, plain.diff_id);
+        assert_ne!(
+            two.write(&dir.path().join("4"), false).unwrap().diff_id,
+            plain.diff_id
+        );
     }
 
     #[test]
@@ -349,11 +445,17 @@ mod tests {
         let mut layer = Layer::default();
         layer.tar(tar.as_slice(), spool.path(), |_| true).unwrap();
         let below = layer.below("deep/er");
-        assert_eq!(names(&below), ["deep/", "deep/er/", "deep/er/z", "deep/er/a"]);
+        assert_eq!(
+            names(&below),
+            ["deep/", "deep/er/", "deep/er/z", "deep/er/a"]
+        );
         let mut out = Vec::new();
         below.write_tar(&mut out).unwrap();
         let mut archive = tar::Archive::new(out.as_slice());
         let link = archive.entries().unwrap().last().unwrap().unwrap();
-        assert_eq!(link.link_name().unwrap().unwrap().to_str(), Some("deep/er/z"));
+        assert_eq!(
+            link.link_name().unwrap().unwrap().to_str(),
+            Some("deep/er/z")
+        );
     }
 }

@@ -18,7 +18,10 @@ use crate::{COMPONENTS_LABEL, Error, INPUTS_LABEL, NODE_IMAGE_LABEL, Report, Res
 static ROOTFS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/rootfs/overlay");
 const ENTRYPOINT: &str = "/usr/local/bin/wasmkind-entrypoint";
 /// Units that systemd starts, and the unit that wants them.
-const ENABLED_UNITS: [(&str, &str); 2] = [("wasmkind-boot.path", "multi-user.target"), ("wasmkind-masquerade.service", "kubelet.service")];
+const ENABLED_UNITS: [(&str, &str); 2] = [
+    ("wasmkind-boot.path", "multi-user.target"),
+    ("wasmkind-masquerade.service", "kubelet.service"),
+];
 
 /// What a node image consists of: its label, and `/kind/wasmkind/components.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +44,8 @@ impl Components {
         let text = labels.get(COMPONENTS_LABEL).ok_or_else(|| {
             Error::Invalid("it is not a wasmkind node image; make one from it with `wasmkind build node-image --base IMAGE`".into())
         })?;
-        serde_json::from_str(text).map_err(|error| Error::Invalid(format!("label {COMPONENTS_LABEL}: {error}")))
+        serde_json::from_str(text)
+            .map_err(|error| Error::Invalid(format!("label {COMPONENTS_LABEL}: {error}")))
     }
 }
 
@@ -64,14 +68,26 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
         .ok_or_else(|| Error::Invalid(format!("base image {} is not in Docker", request.base)))?;
     let config = base.config.clone().unwrap_or_default();
     let Some(entrypoint) = config.entrypoint.filter(|words| !words.is_empty()) else {
-        return Err(Error::Invalid(format!("{} is not a kind node image: it has no entrypoint; pass --base with a kindest/node image", request.base)));
+        return Err(Error::Invalid(format!(
+            "{} is not a kind node image: it has no entrypoint; pass --base with a kindest/node image",
+            request.base
+        )));
     };
     if entrypoint[0] == ENTRYPOINT {
-        return Err(Error::Invalid(format!("{} has the overlay already; pass --base with the image that it was made from", request.base)));
+        return Err(Error::Invalid(format!(
+            "{} has the overlay already; pass --base with the image that it was made from",
+            request.base
+        )));
     }
     let mut archives = request.artifacts.images()?;
     for path in request.preload {
-        archives.push((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path.clone()));
+        archives.push((
+            path.file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            path.clone(),
+        ));
     }
     let files = files(request.artifacts)?;
     let inputs = inputs(base.id.as_deref().unwrap_or_default(), &files, &archives)?;
@@ -81,22 +97,40 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
         return Ok(false);
     }
     let mut failure = None;
-    let bake_request = bake::Request { base: request.base, files, archives, handlers: true, reference: request.reference };
+    let bake_request = bake::Request {
+        base: request.base,
+        files,
+        archives,
+        handlers: true,
+        reference: request.reference,
+    };
     let config = |components: &str| {
         let components = match serde_json::from_str::<Components>(components) {
-            Ok(found) => serde_json::to_string(&Components { wasmkind: env!("CARGO_PKG_VERSION").into(), ..found }).unwrap_or_default(),
+            Ok(found) => serde_json::to_string(&Components {
+                wasmkind: env!("CARGO_PKG_VERSION").into(),
+                ..found
+            })
+            .unwrap_or_default(),
             Err(error) => {
                 failure = Some(error);
                 String::new()
             }
         };
         ContainerConfig {
-            entrypoint: Some(std::iter::once(ENTRYPOINT.to_owned()).chain(entrypoint).collect()),
+            entrypoint: Some(
+                std::iter::once(ENTRYPOINT.to_owned())
+                    .chain(entrypoint)
+                    .collect(),
+            ),
             cmd: Some(Vec::new()),
             labels: Some(
-                [(NODE_IMAGE_LABEL, "1".to_owned()), (COMPONENTS_LABEL, components), (INPUTS_LABEL, inputs)]
-                    .map(|(name, value)| (name.to_owned(), value))
-                    .into(),
+                [
+                    (NODE_IMAGE_LABEL, "1".to_owned()),
+                    (COMPONENTS_LABEL, components),
+                    (INPUTS_LABEL, inputs),
+                ]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into(),
             ),
             ..ContainerConfig::default()
         }
@@ -104,7 +138,10 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
     bake::bake(docker, bake_request, config, report).await?;
     match failure {
         None => Ok(true),
-        Some(error) => Err(Error::Invalid(format!("what {} consists of could not be read: {error}", request.base))),
+        Some(error) => Err(Error::Invalid(format!(
+            "what {} consists of could not be read: {error}",
+            request.base
+        ))),
     }
 }
 
@@ -116,18 +153,25 @@ fn files(artifacts: &Artifacts) -> Result<Layer> {
         layer.file_from(target, 0o755, source);
     }
     for (unit, wanted_by) in ENABLED_UNITS {
-        layer.symlink(&format!("etc/systemd/system/{wanted_by}.wants/{unit}"), format!("/etc/systemd/system/{unit}"));
+        layer.symlink(
+            &format!("etc/systemd/system/{wanted_by}.wants/{unit}"),
+            format!("/etc/systemd/system/{unit}"),
+        );
     }
     for (name, path) in artifacts.samples()? {
         layer.file_from(&format!("kind/wasmkind/samples/{name}.yaml"), 0o644, path);
     }
-    layer.dir("var/lib/wasmkind", 0o700).dir("var/lib/wasmkind/cache", 0o700);
+    layer
+        .dir("var/lib/wasmkind", 0o700)
+        .dir("var/lib/wasmkind/cache", 0o700);
     Ok(layer)
 }
 
 fn inputs(base: &str, files: &Layer, archives: &[(String, PathBuf)]) -> Result<String> {
     let mut key = Key::default();
-    key.add("base", base).add("bake", bake::SCRIPT).add("version", env!("CARGO_PKG_VERSION"));
+    key.add("base", base)
+        .add("bake", bake::SCRIPT)
+        .add("version", env!("CARGO_PKG_VERSION"));
     key.add("files", files.diff_id()?);
     for (name, path) in archives {
         let mut archive = Layer::default();

@@ -91,10 +91,18 @@ mod tests {
                 .contents_utf8()
                 .unwrap();
             let pinned = go_mod.lines().any(|line| {
-                let mut words = line.trim().trim_start_matches("require ").split_whitespace();
-                words.next().is_some_and(|path| path.contains('.')) && words.next() == Some(module.version.as_str())
+                let mut words = line
+                    .trim()
+                    .trim_start_matches("require ")
+                    .split_whitespace();
+                words.next().is_some_and(|path| path.contains('.'))
+                    && words.next() == Some(module.version.as_str())
             });
-            assert!(pinned, "components/{}/go.mod does not require {}", module.name, module.version);
+            assert!(
+                pinned,
+                "components/{}/go.mod does not require {}",
+                module.name, module.version
+            );
         }
     }
 

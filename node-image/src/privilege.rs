@@ -21,12 +21,43 @@ const CAP_SYS_RESOURCE: u32 = 24;
 /// All capabilities up to those of Linux 5.8, which engines before API 1.42 do not know, less
 /// CAP_SYS_RESOURCE.
 const CAPABILITIES: [&str; 37] = [
-    "AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "CHOWN", "DAC_OVERRIDE",
-    "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE",
-    "LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE",
-    "NET_BROADCAST", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_ADMIN", "SYS_BOOT",
-    "SYS_CHROOT", "SYS_MODULE", "SYS_NICE", "SYS_PACCT", "SYS_PTRACE", "SYS_RAWIO", "SYS_TIME",
-    "SYS_TTY_CONFIG", "SYSLOG", "WAKE_ALARM",
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "SYSLOG",
+    "WAKE_ALARM",
 ];
 
 impl Privilege {
@@ -49,7 +80,10 @@ impl Privilege {
     /// Sets the options of a container.
     pub fn apply(self, host: &mut HostConfig) {
         let security = host.security_opt.get_or_insert_default();
-        security.extend(["seccomp=unconfined".to_owned(), "apparmor=unconfined".to_owned()]);
+        security.extend([
+            "seccomp=unconfined".to_owned(),
+            "apparmor=unconfined".to_owned(),
+        ]);
         host.cgroupns_mode = Some(HostConfigCgroupnsModeEnum::PRIVATE);
         match self {
             Self::Full => host.privileged = Some(true),
@@ -65,7 +99,9 @@ impl Privilege {
 }
 
 fn bounding_set(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
@@ -75,7 +111,10 @@ mod tests {
 
     #[test]
     fn the_bounding_set_is_read_from_proc_status() {
-        assert_eq!(bounding_set("Name:\tx\nCapBnd:\t000001fffeffffff\n"), Some(0x1ff_feff_ffff));
+        assert_eq!(
+            bounding_set("Name:\tx\nCapBnd:\t000001fffeffffff\n"),
+            Some(0x1ff_feff_ffff)
+        );
         assert_eq!(bounding_set("Name:\tx\n"), None);
     }
 
