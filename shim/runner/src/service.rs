@@ -22,7 +22,7 @@ use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::host::{self, ComponentHost};
 use wasmkind_engine::{Budget, Limits};
 use wasmtime::component::ResourceTable;
-use wasmtime::{Engine, Store};
+use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
@@ -240,7 +240,14 @@ impl Handler {
         let mut store = Store::new(&self.engine, data);
         store.limiter(|host| &mut host.limits);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        // Not wasmtime's own yield: with tokio's, arrivals are looked for before the guest goes
+        // on, however long the queue of guests is never empty.
+        store.epoch_deadline_callback(|_| {
+            Ok(UpdateDeadline::YieldCustom(
+                1,
+                Box::pin(tokio::task::yield_now()),
+            ))
+        });
         let request = store
             .data_mut()
             .http()
