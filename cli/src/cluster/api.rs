@@ -168,28 +168,6 @@ impl Api {
             .await?)
     }
 
-    /// Deletes an object; one that is gone already is no failure. Keeps trying for a while.
-    pub async fn delete(&self, path: &str) -> Result<(), Failure> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let request = Request::delete(path).body(Vec::new())?;
-            let failure = match self
-                .client
-                .request::<Value>(request)
-                .await
-                .map_err(Failure::from)
-            {
-                Ok(_) => return Ok(()),
-                Err(failure) if failure.is_not_found() => return Ok(()),
-                Err(failure) => failure,
-            };
-            if !failure.may_pass() || tokio::time::Instant::now() > deadline {
-                return Err(failure);
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
     /// Creates an object; one that is there already is left as it is. Keeps trying while the server
     /// may not yet be ready for it.
     pub async fn create(&self, object: &Value) -> Result<(), Failure> {

@@ -2,7 +2,6 @@
 //! on the node waits for anything but the processes themselves.
 
 mod control_plane;
-mod early_access;
 mod start;
 
 use std::path::PathBuf;

@@ -20,19 +20,12 @@ const KUBELET_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.p
 const BOOT_FILE: &str = "/kind/wasmkind/boot";
 pub(super) const ADMIN_CONF: &str = "/etc/kubernetes/admin.conf";
 
-/// The manifests of the components that look for the API server once, and wait for a second or more
-/// when it is not there.
-pub(super) struct Controllers {
-    pub scheduler: Archive,
-    pub controller_manager: Archive,
-}
-
 /// The node's files, and the credentials that the tool itself goes on with.
 pub(super) struct NodeFiles {
     /// Unpacked into the booting node; the last file in it starts the kubelet.
     pub archive: Archive,
     /// Unpacked when the API server answers.
-    pub controllers: Controllers,
+    pub controllers: Archive,
     /// Content of /etc/kubernetes/admin.conf.
     pub admin_conf: String,
     /// The identity in /etc/kubernetes/super-admin.conf: RBAC does not hold it up.
@@ -151,21 +144,17 @@ pub(super) fn control_plane(
         archive.file(BOOT_FILE, 0o644, "")?;
         Ok(archive)
     };
-    let write_controller = |manifest: static_pods::Manifest| -> io::Result<Archive> {
+    let write_controllers = || -> io::Result<Archive> {
         let mut archive = Archive::new(time);
-        archive.file(&manifest_path(manifest.name), 0o600, manifest.yaml)?;
+        for manifest in static_pods::controllers(bootstrap).map_err(io::Error::other)? {
+            archive.file(&manifest_path(manifest.name), 0o600, manifest.yaml)?;
+        }
         Ok(archive)
     };
     let failed = |source| Error::NodeFiles { source };
-    let encoded = |source| failed(io::Error::other(source));
-    let scheduler = static_pods::scheduler(bootstrap).map_err(encoded)?;
-    let controller_manager = static_pods::controller_manager(bootstrap).map_err(encoded)?;
     Ok(NodeFiles {
         archive: write().map_err(failed)?,
-        controllers: Controllers {
-            scheduler: write_controller(scheduler).map_err(failed)?,
-            controller_manager: write_controller(controller_manager).map_err(failed)?,
-        },
+        controllers: write_controllers().map_err(failed)?,
         admin_conf,
         super_admin,
     })
@@ -332,14 +321,17 @@ mod tests {
     }
 
     #[test]
-    fn controllers_come_in_archives_of_their_own() {
-        let controllers = node_files().controllers;
-        for (archive, name) in [
-            (controllers.scheduler, "kube-scheduler"),
-            (controllers.controller_manager, "kube-controller-manager"),
-        ] {
-            let names: Vec<_> = entries(archive).into_iter().map(|entry| entry.0).collect();
-            assert_eq!(names, [format!("etc/kubernetes/manifests/{name}.yaml")]);
-        }
+    fn controllers_come_in_an_archive_of_their_own() {
+        let names: Vec<_> = entries(node_files().controllers)
+            .into_iter()
+            .map(|entry| entry.0)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "etc/kubernetes/manifests/kube-controller-manager.yaml",
+                "etc/kubernetes/manifests/kube-scheduler.yaml"
+            ]
+        );
     }
 }

@@ -61,12 +61,13 @@ pub(super) fn foundation(bootstrap: &Bootstrap) -> serde_norway::Result<Vec<Mani
         .collect()
 }
 
-pub(super) fn controller_manager(bootstrap: &Bootstrap) -> serde_norway::Result<Manifest> {
-    controller_manager_component(bootstrap).manifest()
-}
-
-pub(super) fn scheduler(bootstrap: &Bootstrap) -> serde_norway::Result<Manifest> {
-    scheduler_component(bootstrap).manifest()
+/// The controller manager and the scheduler. They look for the API server once, and wait for a
+/// second or more when it is not there: they start when it is.
+pub(super) fn controllers(bootstrap: &Bootstrap) -> serde_norway::Result<Vec<Manifest>> {
+    [controller_manager(bootstrap), scheduler(bootstrap)]
+        .into_iter()
+        .map(Component::manifest)
+        .collect()
 }
 
 fn etcd(bootstrap: &Bootstrap) -> Component<'_> {
@@ -202,7 +203,7 @@ fn api_server(bootstrap: &Bootstrap) -> Component<'_> {
     }
 }
 
-fn controller_manager_component(bootstrap: &Bootstrap) -> Component<'_> {
+fn controller_manager(bootstrap: &Bootstrap) -> Component<'_> {
     const KUBECONFIG: &str = "/etc/kubernetes/controller-manager.conf";
     Component {
         name: "kube-controller-manager",
@@ -258,7 +259,7 @@ fn controller_manager_component(bootstrap: &Bootstrap) -> Component<'_> {
     }
 }
 
-fn scheduler_component(bootstrap: &Bootstrap) -> Component<'_> {
+fn scheduler(bootstrap: &Bootstrap) -> Component<'_> {
     const KUBECONFIG: &str = "/etc/kubernetes/scheduler.conf";
     Component {
         name: "kube-scheduler",
@@ -415,8 +416,7 @@ mod tests {
     fn static_pods_are_kubeadms() {
         let bootstrap = super::super::bootstrap::example();
         let mut manifests = foundation(&bootstrap).unwrap();
-        manifests.push(controller_manager(&bootstrap).unwrap());
-        manifests.push(scheduler(&bootstrap).unwrap());
+        manifests.extend(controllers(&bootstrap).unwrap());
         let expected = [
             ("etcd", include_str!("testdata/etcd.yaml")),
             (

@@ -7,13 +7,11 @@ use bollard::Docker;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::early_access;
 use crate::cluster::api::{Api, Failure};
 use crate::cluster::bootstrap::{Bootstrap, FIRST_NODE_POD_SUBNET};
-use crate::cluster::files::Controllers;
 use crate::cluster::pki::{Authorities, Pair};
 use crate::cluster::{Error, Result, diagnose, objects};
-use crate::docker::archive;
+use crate::docker::archive::{self, Archive};
 use crate::progress::Progress;
 
 /// How long the API server may take to answer, as with kubeadm.
@@ -27,11 +25,6 @@ const MANIFESTS: [&str; 2] = [
     "/kind/manifests/default-storage.yaml",
     "/kind/wasmkind/manifests",
 ];
-/// The API server calls itself healthy a second after it began to answer; the controller manager
-/// looks once a second, and needs about half a second to its first look.
-const CONTROLLER_MANAGER_DELAY: Duration = Duration::from_millis(400);
-const AUTHENTICATION_CONFIG: &str =
-    "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
@@ -49,7 +42,7 @@ impl ControlPlane<'_> {
     /// Waits for the API server, gives it its first objects, and waits for the node.
     pub(super) async fn bring_up(
         &self,
-        controllers: Controllers,
+        controllers: Archive,
         super_admin: &Pair,
         wait: Duration,
         progress: &Progress,
@@ -78,7 +71,12 @@ impl ControlPlane<'_> {
             progress.step("Installing CoreDNS, kube-proxy, storage and the Wasm runtime class");
         let install = async {
             tokio::try_join!(
-                self.start_controllers(controllers, &admin, &anonymous),
+                async {
+                    // Anonymous requests are answered once RBAC's rules are loaded: until then, the
+                    // controllers would be refused, and wait for a second or more.
+                    anonymous.wait_for_version().await;
+                    Ok(controllers.put(self.docker, self.container).await?)
+                },
                 self.install(&admin, &manifests),
                 self.introduce_node(&admin),
             )
@@ -134,34 +132,6 @@ impl ControlPlane<'_> {
                 Err(Error::Timeout { what: what.into(), after: patience, details })
             }
         }
-    }
-
-    /// Starts the scheduler and the controller manager so that each finds what it looks for at the
-    /// first look.
-    async fn start_controllers(
-        &self,
-        controllers: Controllers,
-        admin: &Api,
-        anonymous: &Api,
-    ) -> Result<()> {
-        let began = tokio::time::Instant::now();
-        early_access::grant(admin).await?;
-        // Both read it when they start, and do without it for ever when it is not there.
-        while admin.get(AUTHENTICATION_CONFIG).await.is_err() {
-            tokio::time::sleep(LOOK).await;
-        }
-        controllers
-            .scheduler
-            .put(self.docker, self.container)
-            .await?;
-        tokio::time::sleep_until(began + CONTROLLER_MANAGER_DELAY).await;
-        controllers
-            .controller_manager
-            .put(self.docker, self.container)
-            .await?;
-        // Anonymous requests are answered once RBAC's own rules are loaded.
-        anonymous.wait_for_version().await;
-        early_access::revoke(admin).await
     }
 
     /// The objects that the node image brings along.
