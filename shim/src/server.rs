@@ -19,7 +19,7 @@ use crate::guest::{Paths, Toolchain};
 use crate::launch::Runc;
 use crate::nested::{Nested, Settings};
 use crate::reaper::Reaper;
-use crate::state::{Endpoint, PodDir, runc_root};
+use crate::state::{Endpoint, PodDir, runc_root, stock_runc_root};
 use crate::task::{Pod, Setup, TaskService};
 use crate::{logger, sys};
 
@@ -82,6 +82,7 @@ fn prepare(flags: &Flags) -> Result<Arc<Pod>> {
     })?;
     Ok(Pod::new(Setup {
         runc: Runc::new(runc_root(&flags.namespace)),
+        stock_runc: Runc::new(stock_runc_root(&flags.namespace)),
         toolchain: Toolchain::new(reaper.clone(), Paths::from_env()),
         nested: Nested::new(settings, dir.clone(), reaper.clone()),
         socket: PathBuf::from(&flags.socket),

@@ -446,6 +446,31 @@ fn a_linux_create_that_was_given_up_leaves_nothing() {
 }
 
 #[test]
+fn a_linux_create_that_outlasts_its_bundle_leaves_nothing() {
+    let containerd = Containerd::start();
+    let pod = containerd.run_pod("later");
+    pod.run("first", "linux", &["serve"]);
+    let nested = pod.server_pid("nested.json");
+    let late = pod.create("late", "linux", &["serve"], json!({}));
+    let traces = pod.traces().and(&late);
+    kill(nested, "STOP");
+    let output = containerd.crictl(&["--timeout", "1s", "start", &late]);
+    assert!(!output.status.success());
+    // Its Delete gets five seconds; afterwards the bundle is taken away.
+    let bundle = containerd
+        .dir
+        .path()
+        .join("state/io.containerd.runtime.v2.task/k8s.io")
+        .join(&late);
+    eventually("the bundle is gone", 20, || {
+        (!bundle.exists()).then_some(())
+    });
+    kill(nested, "CONT");
+    pod.remove();
+    traces.assert_gone();
+}
+
+#[test]
 fn options_that_are_not_runcs_do_not_reach_the_stock_shim() {
     let options = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.wasmkind.options]\n\
                    Anything = 'else'";

@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use anyhow::anyhow;
+use anyhow::{Result, anyhow};
 use containerd_shim_protos::api::{
     self, CreateTaskRequest, DeleteRequest, DeleteResponse, KillRequest, PidsRequest, PidsResponse,
     ProcessInfo, StateRequest, WaitRequest,
@@ -17,8 +18,12 @@ use super::forward::{Answer, ask};
 use super::own::{Payload, remember, rootfs_of};
 use super::pod::Pod;
 use crate::error::{TaskError, TaskResult};
+use crate::events::timestamp;
 use crate::spec::Spec;
 use crate::state::Kind;
+
+/// 128 + SIGKILL.
+const KILLED: u32 = 137;
 
 impl Pod {
     pub(super) async fn create(
@@ -100,14 +105,51 @@ impl Pod {
                 self.remove(&container.id);
                 Ok(response)
             }
-            Err(error) => {
-                if is_not_found(&error) {
-                    self.clean_up(&container).await?;
-                    self.remove(&container.id);
-                }
+            Err(error) if is_not_found(&error) => {
+                self.clean_up(&container).await?;
+                self.remove(&container.id);
                 Err(error)
             }
+            Err(error) if container.bundle.exists() => Err(error),
+            Err(error) => {
+                // containerd took the bundle away and will not ask again.
+                log::warn!("delete {} without the stock shim: {error}", container.id);
+                self.purge(&container).await?;
+                Ok(DeleteResponse {
+                    pid: container.state().pid,
+                    exit_status: KILLED,
+                    exited_at: Some(timestamp(SystemTime::now())).into(),
+                    ..Default::default()
+                })
+            }
         }
+    }
+
+    /// Removes containers that nobody will delete: containerd has asked the shim
+    /// to end, and has forgotten them.
+    pub(super) async fn purge_abandoned(self: Arc<Self>) {
+        for container in self.all() {
+            let _operation = container.operation.lock().await;
+            if container.bundle.exists() || self.get(&container.id).is_err() {
+                continue;
+            }
+            log::warn!("removing {}, whose bundle is gone", container.id);
+            if let Err(e) = self.purge(&container).await {
+                log::error!("remove {}: {e:#}", container.id);
+            }
+        }
+    }
+
+    /// Ends and removes a container, whoever launched it.
+    async fn purge(&self, container: &Container) -> Result<()> {
+        if container.state().kind == Some(Kind::Linux) {
+            let runc = &self.setup.stock_runc;
+            runc.delete(&self.setup.reaper, &container.id, false)
+                .await?;
+        }
+        self.clean_up(container).await?;
+        self.remove(&container.id);
+        Ok(())
     }
 
     pub(super) async fn pids(

@@ -29,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) reaper: Reaper,
     pub(crate) events: Publisher,
     pub(crate) runc: Runc,
+    /// As the stock shim has it, for what that shim cannot delete any more.
+    pub(crate) stock_runc: Runc,
     pub(crate) toolchain: Toolchain,
     pub(crate) nested: Nested,
 }
@@ -113,9 +115,12 @@ impl Pod {
 
     /// containerd's Shutdown. Ignored while there are containers, and remembered:
     /// it also comes for a container that could not be created.
-    pub(crate) fn request_shutdown(&self) {
+    pub(crate) fn request_shutdown(self: &Arc<Self>) {
         self.shutdown.store(true, Ordering::Relaxed);
         self.end_if_asked();
+        if !self.is_empty() {
+            tokio::spawn(self.clone().purge_abandoned());
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -516,6 +516,12 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
+    /// Looks for a container too that the shim did not know yet.
+    pub(crate) fn and(mut self, id: &str) -> Self {
+        self.ids.push(id.to_owned());
+        self
+    }
+
     pub(crate) fn assert_gone(&self) {
         let mut left = Vec::new();
         let until = Instant::now() + Duration::from_secs(10);
