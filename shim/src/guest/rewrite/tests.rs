@@ -19,7 +19,7 @@ impl Fixture {
             "ociVersion": "1.1.0",
             "process": {
                 "terminal": false, "user": {"uid": 1000}, "noNewPrivileges": true,
-                "args": ["/app.wasm", "x"], "env": ["A=b=c", "LD_PRELOAD=/x"], "cwd": "/work",
+                "args": ["/app.wasm", "x"], "env": ["A=b=c", "LD_PRELOAD=/x"], "cwd": "/srv",
             },
             "root": {"path": "rootfs"},
             "mounts": [
@@ -159,7 +159,7 @@ fn the_configuration_tells_the_guests_side() {
     let config = Fixture::new(|_| {}).config(Kind::CommandP1).unwrap();
     assert_eq!(config.args, ["/app.wasm", "x"]);
     assert_eq!(config.env[0], ("A".to_owned(), "b=c".to_owned()));
-    assert_eq!((config.cwd.as_str(), config.http), ("/work", None));
+    assert_eq!((config.cwd.as_str(), config.http), ("/srv", None));
     assert_eq!(config.cpus, Some(0.5));
     assert_eq!(config.memory_limit, Some((64 - 4) << 20));
     let log = config.termination_log.unwrap();
