@@ -62,12 +62,15 @@ $(STATIC)/containerd-shim-wasmkind-v1: FORCE
 
 # One package a call: built together they would share features, and the runner would carry the
 # compiler.
-$(ARTIFACTS)/wasmkind-%: $(STATIC)/wasmkind-%
-	@install -D $< $@
-$(STATIC)/wasmkind-runner $(STATIC)/wasmkind-compiler: $(STATIC)/wasmkind-%: FORCE
-	+@$(crt_static) cargo build --release --locked --target $(TRIPLE) -p wasmkind-$*
+$(ARTIFACTS)/wasmkind-runner: $(STATIC)/wasmkind-runner
+$(STATIC)/wasmkind-runner: FORCE
+	+@$(crt_static) cargo build --release --locked --target $(TRIPLE) -p wasmkind-runner
 
-bin/wasmkind $(ARTIFACTS)/containerd-shim-wasmkind-v1:
+$(ARTIFACTS)/wasmkind-compiler: $(CARGO_TARGET_DIR)/$(TRIPLE)/cli/wasmkind-compiler
+$(CARGO_TARGET_DIR)/$(TRIPLE)/cli/wasmkind-compiler: FORCE
+	+@$(crt_static) cargo build --profile cli --locked --target $(TRIPLE) -p wasmkind-compiler
+
+bin/wasmkind $(PROGRAMS):
 	@install -D $< $@
 
 # Guests
