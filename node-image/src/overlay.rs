@@ -91,8 +91,10 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
     }
     let files = files(request.artifacts)?;
     let inputs = inputs(base.id.as_deref().unwrap_or_default(), &files, &archives)?;
-    if let Some(existing) = engine::find_image(docker, request.reference).await?
-        && engine::labels(&existing).get(INPUTS_LABEL) == Some(&inputs)
+    let replaced = engine::find_image(docker, request.reference).await?;
+    if replaced
+        .as_ref()
+        .is_some_and(|image| engine::labels(image).get(INPUTS_LABEL) == Some(&inputs))
     {
         return Ok(false);
     }
@@ -136,6 +138,16 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
         }
     };
     bake::bake(docker, bake_request, config, report).await?;
+    if let Some(id) = replaced.and_then(|image| image.id) {
+        // It has lost its name. Docker refuses while a node or another name uses it: then it stays.
+        let _ = docker
+            .remove_image(
+                &id,
+                None::<bollard::query_parameters::RemoveImageOptions>,
+                None,
+            )
+            .await;
+    }
     match failure {
         None => Ok(true),
         Some(error) => Err(Error::Invalid(format!(
