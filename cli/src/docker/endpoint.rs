@@ -146,6 +146,10 @@ impl Endpoint {
             .host
             .split_once("://")
             .ok_or_else(|| failed("not of the form scheme://address"))?;
+        if self.tls.is_some() {
+            // Which one it is must not depend on what else is linked in. It may be set already.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        }
         let client = match (scheme, &self.tls) {
             #[cfg(unix)]
             ("unix", _) => Docker::connect_with_unix(address, timeout, version),
