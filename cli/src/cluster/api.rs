@@ -73,6 +73,10 @@ impl Failure {
     /// and its RBAC rules come one by one.
     fn may_pass(&self) -> bool {
         match self {
+            // The range that Services get their addresses from is loaded after the API answers.
+            Self::Refused {
+                code: 422, message, ..
+            } => message.contains("failed to allocate IP"),
             Self::Refused { code, .. } => matches!(code, 403 | 404 | 409 | 429 | 500..),
             Self::Silent(_) | Self::Unreachable(_) => true,
             _ => false,
@@ -314,6 +318,19 @@ mod tests {
         #[case] again: bool,
     ) {
         assert_eq!(refused(code, reason).may_pass(), again);
+    }
+
+    #[test]
+    fn a_service_whose_range_is_not_loaded_yet_is_tried_again() {
+        let failure = Failure::Refused {
+            code: 422,
+            reason: "Invalid".into(),
+            message: "Service \"kube-dns\" is invalid: spec.clusterIPs: Invalid value: \
+                [\"10.96.0.10\"]: failed to allocate IP 10.96.0.10: the provided network does not \
+                match the current range"
+                .into(),
+        };
+        assert!(failure.may_pass());
     }
 
     #[test]
