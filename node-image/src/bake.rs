@@ -41,14 +41,14 @@ pub struct Request<'a> {
 pub async fn bake(
     docker: &Docker,
     request: Request<'_>,
-    config: impl FnOnce(&str) -> ContainerConfig,
+    config: impl FnOnce(&str) -> Result<ContainerConfig>,
     report: Report<'_>,
 ) -> Result<String> {
     let container = start(docker, &request).await?;
     let outcome = async {
         let components = follow(&container, report).await?;
         container
-            .commit(request.reference, config(&components))
+            .commit(request.reference, config(&components)?)
             .await
     }
     .await;

@@ -102,7 +102,7 @@ pub async fn build(docker: &Docker, report: Report<'_>) -> Result<String> {
         handlers: false,
         reference: &reference,
     };
-    let baked = bake::bake(docker, request, |_| config, report).await;
+    let baked = bake::bake(docker, request, |_| Ok(config), report).await;
     let removed = docker
         .remove_image(
             &raw_reference,

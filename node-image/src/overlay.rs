@@ -98,7 +98,6 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
     {
         return Ok(false);
     }
-    let mut failure = None;
     let bake_request = bake::Request {
         base: request.base,
         files,
@@ -107,18 +106,19 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
         reference: request.reference,
     };
     let config = |components: &str| {
-        let components = match serde_json::from_str::<Components>(components) {
-            Ok(found) => serde_json::to_string(&Components {
-                wasmkind: env!("CARGO_PKG_VERSION").into(),
-                ..found
-            })
-            .unwrap_or_default(),
-            Err(error) => {
-                failure = Some(error);
-                String::new()
-            }
+        let unreadable = |error| {
+            Error::Invalid(format!(
+                "what {} consists of could not be read: {error}",
+                request.base
+            ))
         };
-        ContainerConfig {
+        let found: Components = serde_json::from_str(components).map_err(unreadable)?;
+        let components = serde_json::to_string(&Components {
+            wasmkind: env!("CARGO_PKG_VERSION").into(),
+            ..found
+        })
+        .map_err(unreadable)?;
+        Ok(ContainerConfig {
             entrypoint: Some(
                 std::iter::once(ENTRYPOINT.to_owned())
                     .chain(entrypoint)
@@ -135,7 +135,7 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
                 .into(),
             ),
             ..ContainerConfig::default()
-        }
+        })
     };
     bake::bake(docker, bake_request, config, report).await?;
     if let Some(id) = replaced.and_then(|image| image.id) {
@@ -148,13 +148,7 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
             )
             .await;
     }
-    match failure {
-        None => Ok(true),
-        Some(error) => Err(Error::Invalid(format!(
-            "what {} consists of could not be read: {error}",
-            request.base
-        ))),
-    }
+    Ok(true)
 }
 
 /// The files of the overlay, as they lie on the node.
