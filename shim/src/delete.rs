@@ -16,7 +16,7 @@ use ttrpc::context::with_duration;
 
 use crate::events::timestamp;
 use crate::flags::Flags;
-use crate::launch::Runc;
+use crate::launch::{Launcher, Runc};
 use crate::nested::{self, Settings};
 use crate::state::{Endpoint, Kind, Member, PodDir, runc_root, stock_runc_root};
 use crate::{rootfs, sys};
@@ -129,7 +129,7 @@ fn remove(pod: &PodDir, flags: &Flags, id: &str, member: &Member) {
             let _ = Runc::new(root).delete_now(id);
         }
     } else {
-        let _ = Runc::new(runc_root(&flags.namespace)).delete_now(id);
+        let _ = Launcher::new(runc_root(&flags.namespace)).delete_now(id);
     }
     let _ = rootfs::unmount(&member.bundle.join("rootfs"));
     let _ = pod.container(id).remove();

@@ -16,7 +16,7 @@ use ttrpc::asynchronous::transport::Listener;
 use crate::events::Publisher;
 use crate::flags::Flags;
 use crate::guest::{Paths, Toolchain};
-use crate::launch::Runc;
+use crate::launch::{Launcher, Runc};
 use crate::nested::{Nested, Settings};
 use crate::reaper::Reaper;
 use crate::state::{Endpoint, PodDir, runc_root, stock_runc_root};
@@ -81,7 +81,7 @@ fn prepare(flags: &Flags) -> Result<Arc<Pod>> {
         grpc_address: flags.address.clone(),
     })?;
     Ok(Pod::new(Setup {
-        runc: Runc::new(runc_root(&flags.namespace)),
+        launcher: Launcher::new(runc_root(&flags.namespace)),
         stock_runc: Runc::new(stock_runc_root(&flags.namespace)),
         toolchain: Toolchain::new(reaper.clone(), Paths::from_env()),
         nested: Nested::new(settings, dir.clone(), reaper.clone()),

@@ -143,7 +143,7 @@ impl Pod {
             streams,
             fds,
         };
-        let pid = self.setup.runc.run(&self.setup.reaper, launch).await?;
+        let pid = self.setup.launcher.run(&self.setup.reaper, launch).await?;
         container.state().held = held;
         Ok(pid)
     }

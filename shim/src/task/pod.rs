@@ -15,7 +15,7 @@ use crate::error::{TaskError, TaskResult};
 use crate::events::Publisher;
 use crate::flags::valid_name;
 use crate::guest::Toolchain;
-use crate::launch::Runc;
+use crate::launch::{Launcher, Runc};
 use crate::nested::Nested;
 use crate::reaper::Reaper;
 use crate::state::PodDir;
@@ -28,7 +28,7 @@ pub(crate) struct Setup {
     pub(crate) socket: PathBuf,
     pub(crate) reaper: Reaper,
     pub(crate) events: Publisher,
-    pub(crate) runc: Runc,
+    pub(crate) launcher: Launcher,
     /// As the stock shim has it, for what that shim cannot delete any more.
     pub(crate) stock_runc: Runc,
     pub(crate) toolchain: Toolchain,

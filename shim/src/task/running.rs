@@ -115,7 +115,7 @@ impl Pod {
         };
         if kind != Some(Kind::Linux) {
             self.setup
-                .runc
+                .launcher
                 .delete(&self.setup.reaper, &container.id, systemd)
                 .await?;
         }
@@ -130,11 +130,11 @@ impl Pod {
     pub(super) async fn freeze(&self, container: &Container, frozen: bool) -> TaskResult<()> {
         let _operation = container.operation.lock().await;
         let systemd = container.state().systemd_cgroup;
-        let (runc, reaper) = (&self.setup.runc, &self.setup.reaper);
+        let (launcher, reaper) = (&self.setup.launcher, &self.setup.reaper);
         let container_id = container.id.clone();
         if frozen {
             container.check(Operation::Pause)?;
-            runc.pause(reaper, &container.id, systemd).await?;
+            launcher.pause(reaper, &container.id, systemd).await?;
             container.state().status = Status::Paused;
             let event = TaskPaused {
                 container_id,
@@ -143,7 +143,7 @@ impl Pod {
             self.publish(topics::TASK_PAUSED_EVENT_TOPIC, &event);
         } else {
             container.check(Operation::Resume)?;
-            runc.resume(reaper, &container.id, systemd).await?;
+            launcher.resume(reaper, &container.id, systemd).await?;
             container.state().status = Status::Running;
             let event = TaskResumed {
                 container_id,

@@ -264,8 +264,9 @@ impl Task for TaskService {
             let _operation = container.operation.lock().await;
             container.check(Operation::Update)?;
             let systemd = container.state().systemd_cgroup;
-            let runc = &pod.setup.runc;
-            runc.update(&pod.setup.reaper, &container.id, systemd, &resources.value)
+            let launcher = &pod.setup.launcher;
+            launcher
+                .update(&pod.setup.reaper, &container.id, systemd, &resources.value)
                 .await?;
             Ok(Empty::default())
         })
