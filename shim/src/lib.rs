@@ -1,0 +1,58 @@
+//! containerd-shim-wasmkind-v1: one process for each Pod in which Wasm and Linux
+//! containers live side by side.
+//!
+//! containerd speaks the Task API with it over ttrpc. The Pod's sandbox and its
+//! Wasm containers are its own, launched through runc with a rewritten spec;
+//! Linux containers are passed on to the stock containerd-shim-runc-v2, which is
+//! started when the first one comes.
+
+mod bootstrap;
+mod cgroup;
+mod delete;
+mod error;
+mod events;
+mod flags;
+mod guest;
+mod info;
+mod launch;
+mod logger;
+mod nested;
+mod reaper;
+mod rootfs;
+mod server;
+mod spec;
+mod start;
+mod state;
+mod stdio;
+mod sys;
+mod task;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use flags::Action;
+
+/// The program: does what its arguments say.
+pub fn main() -> ExitCode {
+    let result = flags::parse(std::env::args().skip(1)).and_then(|(action, flags)| match action {
+        Action::Start => start::start(&flags),
+        Action::Delete => delete::delete(&flags),
+        Action::Serve => server::serve(&flags),
+        Action::Info => info::info(),
+        Action::Version => version(),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "containerd-shim-wasmkind-v1: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn version() -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "containerd-shim-wasmkind-v1:")?;
+    writeln!(stdout, "  Version:  {}", env!("CARGO_PKG_VERSION"))?;
+    Ok(())
+}
