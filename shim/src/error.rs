@@ -4,11 +4,11 @@ use ttrpc::Code;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TaskError {
-    #[error("container {0:?} not found")]
+    #[error("{0} not found")]
     NotFound(String),
-    #[error("process of container {0:?} has ended")]
+    #[error("{0} has ended")]
     Ended(String),
-    #[error("container {0:?} exists already")]
+    #[error("{0} exists already")]
     AlreadyExists(String),
     #[error("{0}")]
     InvalidArgument(String),

@@ -6,17 +6,20 @@ mod module;
 mod rewrite;
 mod tree;
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::protocol;
 
-pub(crate) use compile::{Toolchain, sealed_file};
-pub(crate) use module::{Guest, find};
-pub(crate) use rewrite::{rewrite, runner_config};
+pub(crate) use compile::Toolchain;
+pub(crate) use module::{Guest, find, find_exec};
+pub(crate) use rewrite::{exec_config, rewrite, runner_config, runners_process};
 
 /// The longest line a runner may send.
 const LINE: u64 = 64 * 1024;
@@ -25,6 +28,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the runner finds the container's filesystem.
 pub(crate) const GUEST_ROOT: &str = "/guest";
+
+/// The descriptors that a runner is given, and our end of its control socket.
+pub(crate) fn descriptors(
+    config: &RunnerConfig,
+    compiled: File,
+) -> Result<(Control, Vec<OwnedFd>)> {
+    let config = compile::sealed_file("runner-config", &serde_json::to_vec(config)?)?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("create a socket")?;
+    let fds = vec![config.into(), compiled.into(), theirs.into()];
+    Ok((Control::new(ours)?, fds))
+}
 
 /// Our end of a runner's control socket.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use serde_json::Value;
 
 pub(crate) use runc::Runc;
 
@@ -17,6 +18,20 @@ use crate::stdio::Streams;
 pub(crate) struct Launch<'a> {
     pub(crate) id: &'a str,
     pub(crate) bundle: &'a Path,
+    pub(crate) systemd_cgroup: bool,
+    pub(crate) streams: Streams,
+    /// Descriptors 3, 4, ... of the process.
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// A process to add to a launched container.
+pub(crate) struct Exec<'a> {
+    /// The container's.
+    pub(crate) id: &'a str,
+    /// `process` of an OCI spec.
+    pub(crate) process: &'a Value,
+    /// For the launcher's files; it goes when the process was launched.
+    pub(crate) dir: &'a Path,
     pub(crate) systemd_cgroup: bool,
     pub(crate) streams: Streams,
     /// Descriptors 3, 4, ... of the process.
@@ -40,6 +55,12 @@ impl Launcher {
     /// Launches the process and gives its pid, a child of this process by then.
     pub(crate) async fn run(&self, reaper: &Reaper, launch: Launch<'_>) -> Result<u32> {
         self.runc.run(reaper, launch).await
+    }
+
+    /// Launches a process in a container and gives its pid, a child of this process
+    /// by then.
+    pub(crate) async fn exec(&self, reaper: &Reaper, exec: Exec<'_>) -> Result<u32> {
+        self.runc.exec(reaper, exec).await
     }
 
     /// Ends what is left of a container and removes its cgroup and its state;

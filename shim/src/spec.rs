@@ -91,6 +91,19 @@ impl Spec {
         Ok(Spec { document, view })
     }
 
+    /// The same container with another process in it, in the form of the spec's
+    /// `process`.
+    pub(crate) fn with_process(&self, process: Value) -> Result<Self> {
+        let mut document = self.document.clone();
+        document["process"] = process;
+        Spec::parse(document).context("parse the exec's process")
+    }
+
+    /// What the process runs, as the spec names it; empty when it names nothing.
+    pub(crate) fn program(&self) -> &str {
+        self.view.process.args.first().map_or("", String::as_str)
+    }
+
     /// The Pod's id; a container that CRI did not make is a Pod of its own.
     pub(crate) fn sandbox_id(&self) -> Option<&str> {
         self.view.annotations.get(SANDBOX_ID).map(String::as_str)

@@ -15,6 +15,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
@@ -187,8 +188,33 @@ impl ContainerDir {
         self.dir.join("config.json")
     }
 
+    /// A directory for files of one exec, which goes when it is dropped.
+    pub(crate) fn exec(&self) -> Result<ExecDir> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // An exec's id may be anything.
+        let name = format!("exec-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = ExecDir(self.dir.join(name));
+        create_dir(&dir.0)?;
+        Ok(dir)
+    }
+
     pub(crate) fn remove(&self) -> Result<()> {
         remove_dir(&self.dir)
+    }
+}
+
+pub(crate) struct ExecDir(PathBuf);
+
+impl ExecDir {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for ExecDir {
+    fn drop(&mut self) {
+        // What is left goes with the container.
+        let _ = remove_dir(&self.0);
     }
 }
 

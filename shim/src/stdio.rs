@@ -34,6 +34,11 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// Closes all of them.
+    pub(crate) fn close(&mut self) {
+        *self = Held::default();
+    }
+
     /// Lets the process see end of file once containerd has closed its end too.
     pub(crate) fn close_stdin(&mut self) {
         self.stdin = None;

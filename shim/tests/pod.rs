@@ -152,21 +152,6 @@ fn what_cannot_be_created_says_why_and_leaves_the_others_alone() {
 }
 
 #[test]
-fn exec_into_wasm_is_refused_clearly() {
-    let containerd = Containerd::start();
-    let pod = containerd.run_pod("exec");
-    let wasm = pod.run("wasm", "wasm", &["serve"]);
-    let output = pod.exec(&wasm, &["/anything"]);
-    assert!(
-        text(&output).contains("not implemented: exec into a Wasm container"),
-        "{}",
-        text(&output)
-    );
-    assert!(pod.is_running(&wasm));
-    pod.remove();
-}
-
-#[test]
 fn calls_on_wasm_answer_with_the_codes_containerd_expects() {
     use ttrpc::Code::{
         ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED,
@@ -185,9 +170,9 @@ fn calls_on_wasm_answer_with_the_codes_containerd_expects() {
         ("pids", None, Some(NOT_FOUND)),
         ("stats", None, Some(NOT_FOUND)),
         ("connect", None, None),
-        ("exec", Some(UNIMPLEMENTED), Some(NOT_FOUND)),
+        ("exec", Some(INVALID_ARGUMENT), Some(NOT_FOUND)),
         ("checkpoint", Some(UNIMPLEMENTED), Some(NOT_FOUND)),
-        ("resize_pty", Some(UNIMPLEMENTED), Some(NOT_FOUND)),
+        ("resize_pty", None, Some(NOT_FOUND)),
         ("close_io", None, Some(NOT_FOUND)),
         ("bad signal", Some(INVALID_ARGUMENT), Some(NOT_FOUND)),
         ("resume", Some(FAILED_PRECONDITION), Some(NOT_FOUND)),

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use wasmkind_engine::Digest;
 
 use super::tree::{Tree, normal};
@@ -62,6 +62,28 @@ pub(crate) fn find(spec: &Spec, rootfs: &Path) -> Result<Option<Guest>> {
         bail!("no file {path} in the container's image or volumes");
     }
     Ok(None)
+}
+
+/// The module that an exec names; `spec` has the exec's process. `entrypoint` is
+/// what the container's own process runs.
+///
+/// # Errors
+/// When that is no module, with what could be run instead.
+pub(crate) fn find_exec(spec: &Spec, rootfs: &Path, entrypoint: &str) -> Result<Guest> {
+    let program = spec.program();
+    let error = match find(spec, rootfs) {
+        Ok(Some(guest)) => return Ok(guest),
+        Ok(None) => anyhow!("{program:?} is not a WebAssembly module of this container"),
+        Err(e) => e,
+    };
+    let mut choice = format!("{} (the entrypoint)", split_export(entrypoint).0);
+    for module in Tree::open(rootfs)?.modules() {
+        let path = Path::new("/").join(module);
+        if path != Path::new(entrypoint) {
+            choice += &format!(", {}", path.display());
+        }
+    }
+    bail!("{error:#}; exec runs WebAssembly modules here: {choice}")
 }
 
 /// `/app.wasm#export`; `#` in the name of a Linux program is part of it.

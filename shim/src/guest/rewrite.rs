@@ -43,17 +43,23 @@ pub(crate) fn rewrite(spec: &Spec, rootfs: &Path, root: &Path, runner: &Path) ->
     let mut document = spec.document.clone();
     document["mounts"] = serde_json::to_value(mounts)?;
     document["root"] = json!({ "path": root, "readonly": true });
-    let process = document["process"]
+    document["process"] = runners_process(spec)?;
+    Ok(document)
+}
+
+/// The process of `spec` becomes a runner: user, capabilities, limits and terminal
+/// stay as they are.
+pub(crate) fn runners_process(spec: &Spec) -> Result<Value> {
+    let mut process = spec.document["process"].clone();
+    let fields = process
         .as_object_mut()
         .ok_or_else(|| anyhow!("the OCI spec has no process"))?;
-    process.insert("args".into(), json!(["/runner"]));
+    fields.insert("args".into(), json!(["/runner"]));
     // The guest's environment is in its configuration; here it could change how
     // the runner itself works.
-    process.insert("env".into(), json!([]));
-    process.insert("cwd".into(), json!("/"));
-    process.insert("terminal".into(), json!(false));
-    process.remove("consoleSize");
-    Ok(document)
+    fields.insert("env".into(), json!([]));
+    fields.insert("cwd".into(), json!("/"));
+    Ok(process)
 }
 
 fn mounts(spec: &Spec, rootfs: &Path, runner: &Path) -> Result<Vec<Mount>> {
@@ -107,7 +113,6 @@ pub(crate) fn runner_config(
     kinds: Kinds,
     rootfs: &Path,
 ) -> Result<RunnerConfig> {
-    let process = &spec.view.process;
     let kind = kinds
         .choose(guest.export.as_deref())
         .map_err(|e| anyhow!("{} {e}", guest.name))?;
@@ -115,6 +120,26 @@ pub(crate) fn runner_config(
         Kind::Http => Some(Http::new(listen_address(spec)?)),
         Kind::CommandP1 | Kind::CommandP2 => None,
     };
+    Ok(RunnerConfig {
+        http,
+        termination_log: termination_log(spec, rootfs)?,
+        ..config(spec, guest, kind)
+    })
+}
+
+/// What the runner of an exec is told. `spec` has the exec's process.
+///
+/// # Errors
+/// When the guest is a service only.
+pub(crate) fn exec_config(spec: &Spec, guest: &Guest, kinds: Kinds) -> Result<RunnerConfig> {
+    let kind = kinds
+        .choose_command(guest.export.as_deref())
+        .map_err(|e| anyhow!("{} {e}", guest.name))?;
+    Ok(config(spec, guest, kind))
+}
+
+fn config(spec: &Spec, guest: &Guest, kind: Kind) -> RunnerConfig {
+    let process = &spec.view.process;
     let mut args = process.args.clone();
     if let Some(program) = args.first_mut() {
         *program = guest.name.clone();
@@ -126,7 +151,7 @@ pub(crate) fn runner_config(
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     let resources = &spec.document["linux"]["resources"];
-    Ok(RunnerConfig {
+    RunnerConfig {
         kind,
         export: guest.export.clone().filter(|_| kind == Kind::CommandP1),
         name: guest.name.clone(),
@@ -140,12 +165,12 @@ pub(crate) fn runner_config(
             // read-only root.
             read_only: false,
         }],
-        tty: false,
-        http,
+        tty: process.terminal,
+        http: None,
         memory_limit: memory_limit(resources),
         cpus: cpus(resources),
-        termination_log: termination_log(spec, rootfs)?,
-    })
+        termination_log: None,
+    }
 }
 
 fn listen_address(spec: &Spec) -> Result<SocketAddr> {

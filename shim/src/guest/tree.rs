@@ -1,12 +1,15 @@
 //! A directory tree that an image or a volume brought: its symbolic links are
 //! resolved within it, never outside.
 
+use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -75,6 +78,57 @@ impl Tree {
             .strip_prefix(&base)
             .with_context(|| self.describe("resolve", &path))?;
         Ok(Path::new("/").join(inside))
+    }
+
+    /// Paths of files that are modules by their names: the first few, nearest to
+    /// the root first. What cannot be read is passed over.
+    pub(super) fn modules(&self) -> Vec<PathBuf> {
+        const MOST: usize = 10;
+        /// Directory entries to look at: an image may have any number.
+        const ENTRIES: usize = 10_000;
+        let (mut found, mut seen) = (Vec::new(), 0);
+        let mut dirs = VecDeque::from([PathBuf::new()]);
+        while let Some(dir) = dirs.pop_front() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let path = if dir.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                &dir
+            };
+            let Ok(fd) = self.resolve(path, flags) else {
+                continue;
+            };
+            let Ok(entries) = rustix::fs::Dir::new(fd) else {
+                continue;
+            };
+            let mut names: Vec<_> = entries
+                .flatten()
+                .take(ENTRIES - seen)
+                .map(|entry| {
+                    let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+                    (name, entry.file_type())
+                })
+                .filter(|(name, _)| name != "." && name != "..")
+                .collect();
+            names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            seen += names.len();
+            for (name, kind) in names {
+                let path = dir.join(name);
+                let module = matches!(path.extension(), Some(e) if e == "wasm" || e == "wat");
+                match kind {
+                    FileType::Directory => dirs.push_back(path),
+                    FileType::RegularFile if module => found.push(path),
+                    _ => {}
+                }
+                if found.len() == MOST {
+                    return found;
+                }
+            }
+            if seen >= ENTRIES {
+                break;
+            }
+        }
+        found
     }
 
     fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -190,6 +244,30 @@ mod tests {
         // Again, over what is there now.
         tree.ensure(Path::new("/etc/./hosts"), MountPoint::File)
             .unwrap();
+    }
+
+    #[test]
+    fn modules_are_listed_within_bounds() {
+        let (dir, tree) = tree();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        symlink("../outside", root.join("link")).unwrap();
+        for name in [
+            "outside/no.wasm",
+            "root/a/b/deep.wasm",
+            "root/z.wat",
+            "root/text",
+        ] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(
+            tree.modules(),
+            ["z.wat", "a/b/deep.wasm"].map(PathBuf::from)
+        );
+        for i in 0..20 {
+            std::fs::write(root.join(format!("m{i}.wasm")), "").unwrap();
+        }
+        assert_eq!(tree.modules().len(), 10);
     }
 
     #[test]

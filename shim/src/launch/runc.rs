@@ -1,14 +1,16 @@
 //! The stock runc, which does everything a spec can say.
 
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
-use super::Launch;
+use super::{Exec, Launch};
 use crate::reaper::Reaper;
+use crate::stdio::Streams;
 use crate::sys;
 
 /// runc, with a state directory of its own.
@@ -36,21 +38,32 @@ impl Runc {
             .args(["run", "--detach", "--bundle"])
             .arg(launch.bundle)
             .arg("--pid-file")
-            .arg(&pid_file)
-            .stdin(launch.streams.stdin)
-            .stdout(launch.streams.stdout)
-            .stderr(launch.streams.stderr);
-        if !launch.fds.is_empty() {
-            command.args(["--preserve-fds", &launch.fds.len().to_string()]);
-            sys::pass_fds(&mut command, launch.fds);
-        }
+            .arg(&pid_file);
+        inherit(&mut command, launch.streams, launch.fds);
         command.arg(launch.id);
         self.finish(reaper, command, &log, "launch the container")
             .await?;
-        let pid = std::fs::read_to_string(&pid_file).context("read the pid that runc wrote")?;
-        pid.trim()
-            .parse()
-            .with_context(|| format!("runc wrote the pid {pid:?}"))
+        read_pid(&pid_file)
+    }
+
+    /// Launches a process in a container and gives its pid, a child of this process
+    /// by then.
+    pub(crate) async fn exec(&self, reaper: &Reaper, exec: Exec<'_>) -> Result<u32> {
+        let log = exec.dir.join("runc.log");
+        let pid_file = exec.dir.join("pid");
+        let process = exec.dir.join("process.json");
+        crate::state::write_json(&process, exec.process)?;
+        let mut command = self.command(&log, exec.systemd_cgroup);
+        command
+            .args(["exec", "--detach", "--process"])
+            .arg(&process)
+            .arg("--pid-file")
+            .arg(&pid_file);
+        inherit(&mut command, exec.streams, exec.fds);
+        command.arg(exec.id);
+        self.finish(reaper, command, &log, "launch a process in the container")
+            .await?;
+        read_pid(&pid_file)
     }
 
     /// Ends what is left of a container and removes its cgroup and its state;
@@ -162,6 +175,25 @@ impl Runc {
                 .with_context(|| what.to_owned()),
         }
     }
+}
+
+/// What the launched process gets of ours.
+fn inherit(command: &mut Command, streams: Streams, fds: Vec<OwnedFd>) {
+    command
+        .stdin(streams.stdin)
+        .stdout(streams.stdout)
+        .stderr(streams.stderr);
+    if !fds.is_empty() {
+        command.args(["--preserve-fds", &fds.len().to_string()]);
+        sys::pass_fds(command, fds);
+    }
+}
+
+fn read_pid(file: &Path) -> Result<u32> {
+    let pid = std::fs::read_to_string(file).context("read the pid that runc wrote")?;
+    pid.trim()
+        .parse()
+        .with_context(|| format!("runc wrote the pid {pid:?}"))
 }
 
 /// The last error in runc's JSON log.

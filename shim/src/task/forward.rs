@@ -12,9 +12,10 @@ use containerd_shim_protos::shim_async::TaskClient;
 use containerd_shim_protos::topics;
 use ttrpc::context::Context;
 
-use super::container::{Container, Status};
+use super::container::Container;
 use super::own::exit_event;
 use super::pod::Pod;
+use super::process::Status;
 use crate::error::{TaskError, TaskResult};
 use crate::events::any;
 use crate::nested::Died;
@@ -41,7 +42,7 @@ impl Pod {
             .create(context, &request)
             .await
             .map_err(TaskError::Forwarded)?;
-        let mut state = container.state();
+        let mut state = container.init.state();
         state.pid = response.pid;
         // From here on the stock shim knows; ours only matters after its death.
         state.status = Status::Running;
@@ -83,10 +84,13 @@ impl Pod {
                 log::error!("remove what is left of {}: {e:#}", container.id);
             }
             container.set_client(None);
-            if container.state().status != Status::Creating {
+            if container.init.status() != Status::Creating {
                 let exit = Exit::now(LOST);
-                self.publish(topics::TASK_EXIT_EVENT_TOPIC, &exit_event(&container, exit));
-                container.finish(exit);
+                self.publish(
+                    topics::TASK_EXIT_EVENT_TOPIC,
+                    &exit_event(&container, &container.init, exit),
+                );
+                container.init.finish(exit);
             }
         }
         self.setup.nested.forget(generation).await;
@@ -118,7 +122,7 @@ where
         Err(error) => {
             // The connection broke. Once the death has been dealt with, the
             // container's end is known here.
-            tokio::time::timeout(NOTICE, container.ended())
+            tokio::time::timeout(NOTICE, container.init.ended())
                 .await
                 .map_err(|_| anyhow!(error).context("call containerd-shim-runc-v2"))?;
             Ok(Answer::Own)

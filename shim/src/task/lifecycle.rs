@@ -10,15 +10,17 @@ use containerd_shim_protos::api::{
     self, CreateTaskRequest, DeleteRequest, DeleteResponse, KillRequest, PidsRequest, PidsResponse,
     ProcessInfo, StateRequest, WaitRequest,
 };
+use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::TaskClient;
 use ttrpc::context::Context;
 
-use super::container::{Container, Status};
+use super::container::Container;
 use super::forward::{Answer, ask};
 use super::own::{Payload, remember, rootfs_of};
 use super::pod::Pod;
+use super::process::Status;
 use crate::error::{TaskError, TaskResult};
-use crate::events::timestamp;
+use crate::events::{any, timestamp};
 use crate::spec::Spec;
 use crate::state::Kind;
 
@@ -65,6 +67,7 @@ impl Pod {
             Payload::Wasm(guest) => (Kind::Wasm, Some(guest)),
         };
         remember(container, kind)?;
+        container.state().rootfs = rootfs.clone();
         if kind == Kind::Linux {
             let systemd = spec.systemd_cgroup();
             return self
@@ -87,16 +90,16 @@ impl Pod {
     ) -> TaskResult<DeleteResponse> {
         let container = self.get(&request.id)?;
         if !request.exec_id.is_empty() {
-            let id = format!("{}/{}", request.id, request.exec_id);
+            let exec_id = request.exec_id.clone();
             let call = |c: TaskClient| async move { c.delete(context, &request).await };
             return match ask(&container, call).await? {
                 Answer::Nested(response) => Ok(response),
-                Answer::Own => Err(TaskError::NotFound(id)),
+                Answer::Own => self.delete_exec(&container, &exec_id).await,
             };
         }
         container.cancel.cancel();
         // A Create that is under way comes first, and another Delete.
-        let _operation = container.operation.lock().await;
+        let _operation = container.init.operation.lock().await;
         self.get(&container.id)?;
         match delete_nested(&container, &request, &context).await {
             Ok(Answer::Own) => self.delete_own(&container).await,
@@ -116,7 +119,7 @@ impl Pod {
                 log::warn!("delete {} without the stock shim: {error}", container.id);
                 self.purge(&container).await?;
                 Ok(DeleteResponse {
-                    pid: container.state().pid,
+                    pid: container.init.state().pid,
                     exit_status: KILLED,
                     exited_at: Some(timestamp(SystemTime::now())).into(),
                     ..Default::default()
@@ -129,7 +132,7 @@ impl Pod {
     /// to end, and has forgotten them.
     pub(super) async fn purge_abandoned(self: Arc<Self>) {
         for container in self.all() {
-            let _operation = container.operation.lock().await;
+            let _operation = container.init.operation.lock().await;
             if container.bundle.exists() || self.get(&container.id).is_err() {
                 continue;
             }
@@ -163,25 +166,33 @@ impl Pod {
         {
             return Ok(response);
         }
-        let (status, pid, cgroup) = {
-            let state = container.state();
-            (state.status, state.pid, state.cgroup.clone())
+        let (status, pid) = {
+            let state = container.init.state();
+            (state.status, state.pid)
         };
         if status == Status::Creating {
-            return Err(TaskError::NotFound(container.id.clone()));
+            return Err(TaskError::NotFound(container.init.to_string()));
         }
+        let cgroup = container.state().cgroup.clone();
         let mut pids = cgroup.map(|cgroup| cgroup.pids()).unwrap_or_default();
         // Never empty: containerd would take the container for a leftover.
         if !pids.contains(&pid) {
             pids.insert(0, pid);
         }
-        let processes = pids
-            .into_iter()
-            .map(|pid| ProcessInfo {
+        let mut processes = Vec::new();
+        for pid in pids {
+            let info = container.exec_of(pid).map(|exec_id| {
+                any(&ProcessDetails {
+                    exec_id,
+                    ..Default::default()
+                })
+            });
+            processes.push(ProcessInfo {
                 pid,
+                info: info.transpose()?.into(),
                 ..Default::default()
-            })
-            .collect();
+            });
+        }
         Ok(PidsResponse {
             processes,
             ..Default::default()

@@ -10,8 +10,9 @@ use containerd_shim_protos::topics;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::container::{Container, Status};
+use super::container::Container;
 use super::pod::Pod;
+use super::process::{Process, Status};
 use crate::cgroup::Cgroup;
 use crate::events::timestamp;
 use crate::guest::{self, Control, Guest};
@@ -82,10 +83,10 @@ impl Pod {
         };
         self.watch(container, &spec, pid, since, control)?;
         let io = TaskIO {
-            stdin: container.io.stdin.clone(),
-            stdout: container.io.stdout.clone(),
-            stderr: container.io.stderr.clone(),
-            terminal: container.io.terminal,
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
             ..Default::default()
         };
         let event = TaskCreate {
@@ -117,10 +118,7 @@ impl Pod {
             blocking(move || guest::rewrite(&spec, &rootfs, &root, &runner)).await?
         };
         write_json(&container.dir.config(), &document)?;
-        let config = guest::sealed_file("runner-config", &serde_json::to_vec(&config)?)?;
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("create a socket")?;
-        let mut control = Control::new(ours)?;
-        let fds = vec![config.into(), compiled.file.into(), theirs.into()];
+        let (mut control, fds) = guest::descriptors(&config, compiled.file)?;
         let pid = self.launch(container, spec, fds).await?;
         control
             .ready()
@@ -135,7 +133,7 @@ impl Pod {
         spec: &Spec,
         fds: Vec<std::os::fd::OwnedFd>,
     ) -> Result<u32> {
-        let (streams, held) = stdio::open(&container.io)?;
+        let (streams, held) = stdio::open(&container.init.io)?;
         let launch = Launch {
             id: &container.id,
             bundle: container.dir.path(),
@@ -144,7 +142,7 @@ impl Pod {
             fds,
         };
         let pid = self.setup.launcher.run(&self.setup.reaper, launch).await?;
-        container.state().held = held;
+        container.init.state().held = held;
         Ok(pid)
     }
 
@@ -162,10 +160,13 @@ impl Pod {
         let cgroup = Cgroup::of(pid).ok().map(Arc::new);
         {
             let mut state = container.state();
-            state.pid = pid;
-            state.status = Status::Created;
             state.oom = cgroup.as_ref().and_then(|cgroup| cgroup.oom_counter());
             state.cgroup = cgroup;
+        }
+        {
+            let mut state = container.init.state();
+            state.pid = pid;
+            state.status = Status::Created;
             state.control = control;
         }
         let container = container.clone();
@@ -174,7 +175,8 @@ impl Pod {
         tokio::spawn(async move {
             let Ok(exit) = ended.await else { return };
             // A Start that is under way is told first.
-            let _gate = container.start_gate.lock().await;
+            let _gate = container.init.start_gate.lock().await;
+            container.ending.cancel();
             let (cgroup, oom) = {
                 let mut state = container.state();
                 (state.cgroup.clone(), state.oom.take())
@@ -189,8 +191,10 @@ impl Pod {
                 };
                 events.publish(topics::TASK_OOM_EVENT_TOPIC, &event);
             }
-            events.publish(topics::TASK_EXIT_EVENT_TOPIC, &exit_event(&container, exit));
-            container.finish(exit);
+            container.execs_ended().await;
+            let event = exit_event(&container, &container.init, exit);
+            events.publish(topics::TASK_EXIT_EVENT_TOPIC, &event);
+            container.init.finish(exit);
         });
         Ok(())
     }
@@ -204,11 +208,11 @@ impl Pod {
     }
 }
 
-pub(super) fn exit_event(container: &Container, exit: Exit) -> TaskExit {
+pub(super) fn exit_event(container: &Container, process: &Process, exit: Exit) -> TaskExit {
     TaskExit {
         container_id: container.id.clone(),
-        id: container.id.clone(),
-        pid: container.state().pid,
+        id: process.id().to_owned(),
+        pid: process.state().pid,
         exit_status: exit.code,
         exited_at: Some(timestamp(exit.at)).into(),
         ..Default::default()

@@ -68,7 +68,7 @@ impl Pod {
         self.lock()
             .get(id)
             .cloned()
-            .ok_or_else(|| TaskError::NotFound(id.to_owned()))
+            .ok_or_else(|| TaskError::NotFound(format!("container {id:?}")))
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Container>> {
@@ -91,18 +91,16 @@ impl Pod {
         let dir = self.setup.dir.container(&request.id);
         let bundle = PathBuf::from(&request.bundle);
         let container = Arc::new(Container::new(&request.id, bundle, io, dir));
-        let guard = container
-            .operation
-            .clone()
-            .try_lock_owned()
-            .map_err(|_| TaskError::AlreadyExists(request.id.clone()))?;
+        let exists = || TaskError::AlreadyExists(container.init.to_string());
+        let operation = container.init.operation.clone();
+        let guard = operation.try_lock_owned().map_err(|_| exists())?;
         let mut containers = self.lock();
         if self.retired().is_some() {
             let ending = "the Pod's shim is ending".to_owned();
             return Err(TaskError::FailedPrecondition(ending));
         }
         if containers.contains_key(&request.id) {
-            return Err(TaskError::AlreadyExists(request.id.clone()));
+            return Err(exists());
         }
         containers.insert(request.id.clone(), container.clone());
         Ok((container, guard))

@@ -8,9 +8,10 @@ use containerd_shim_protos::events::task::{TaskDelete, TaskPaused, TaskResumed, 
 use containerd_shim_protos::topics;
 use rustix::process::Signal;
 
-use super::container::{Container, Operation, Status};
+use super::container::Container;
 use super::own::{blocking, rootfs_of};
 use super::pod::Pod;
+use super::process::{Operation, Process, Status};
 use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
 use crate::reaper::Exit;
@@ -22,20 +23,21 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Pod {
     pub(super) async fn start_own(&self, container: &Container) -> TaskResult<u32> {
-        let _operation = container.operation.lock().await;
-        container.check(Operation::Start)?;
-        let _gate = container.start_gate.lock().await;
-        let control = container.state().control.take();
+        let init = &container.init;
+        let _operation = init.operation.lock().await;
+        init.check(Operation::Start)?;
+        let _gate = init.start_gate.lock().await;
+        let control = init.state().control.take();
         if let Some(mut control) = control {
             if let Err(e) = control.start().await {
-                let pid = container.state().pid;
+                let pid = init.state().pid;
                 let _ = self.setup.reaper.kill(pid, Signal::KILL);
                 return Err(e.context("start the guest").into());
             }
-            container.state().control = Some(control);
+            init.state().control = Some(control);
         }
         let pid = {
-            let mut state = container.state();
+            let mut state = init.state();
             state.status = Status::Running;
             state.pid
         };
@@ -48,45 +50,58 @@ impl Pod {
         Ok(pid)
     }
 
-    pub(super) fn kill_own(&self, container: &Container, signal: u32, all: bool) -> TaskResult<()> {
-        container.check(Operation::Kill)?;
+    /// Signals `process`, or with `all` every process of the container.
+    pub(super) async fn kill_own(
+        &self,
+        container: &Container,
+        process: &Process,
+        signal: u32,
+        all: bool,
+    ) -> TaskResult<()> {
+        process.check(Operation::Kill)?;
         let signal = i32::try_from(signal)
             .ok()
             .and_then(Signal::from_named_raw)
             .ok_or_else(|| TaskError::InvalidArgument(format!("unknown signal {signal}")))?;
-        let (pid, cgroup) = {
-            let state = container.state();
-            (state.pid, state.cgroup.clone())
-        };
-        if let Some(cgroup) = cgroup.filter(|_| all) {
+        let init = process.exec.is_none();
+        let cgroup = container.state().cgroup.clone();
+        let alive = if let Some(cgroup) = cgroup.filter(|_| all && init) {
             cgroup.signal_all(signal);
-            return Ok(());
-        }
-        let alive = self
-            .setup
-            .reaper
-            .kill(pid, signal)
-            .with_context(|| format!("signal process {pid}"))?;
-        if alive {
-            Ok(())
+            true
         } else {
-            Err(TaskError::Ended(container.id.clone()))
+            let pid = process.state().pid;
+            self.setup
+                .reaper
+                .kill(pid, signal)
+                .with_context(|| format!("signal process {pid}"))?
+        };
+        if !alive {
+            return Err(TaskError::Ended(process.to_string()));
         }
+        if init && signal == Signal::KILL && process.status() == Status::Paused {
+            // A frozen process of cgroup v1 ends only when it is thawed.
+            let systemd = container.state().systemd_cgroup;
+            let (launcher, reaper) = (&self.setup.launcher, &self.setup.reaper);
+            launcher.resume(reaper, &container.id, systemd).await?;
+        }
+        Ok(())
     }
 
     /// Deletes a container that has ended, or was never started. The caller holds
     /// its operation lock.
     pub(super) async fn delete_own(&self, container: &Container) -> TaskResult<DeleteResponse> {
-        container.check(Operation::Delete)?;
-        if container.state().status == Status::Created {
-            self.kill_own(container, libc::SIGKILL as u32, true)?;
-            tokio::time::timeout(KILL_PATIENCE, container.ended())
+        let init = &container.init;
+        init.check(Operation::Delete)?;
+        if init.status() == Status::Created {
+            self.kill_own(container, init, libc::SIGKILL as u32, true)
+                .await?;
+            tokio::time::timeout(KILL_PATIENCE, init.ended())
                 .await
                 .map_err(|_| anyhow!("container {:?} does not end", container.id))?;
         }
         self.clean_up(container).await?;
         let (pid, exit) = {
-            let state = container.state();
+            let state = init.state();
             (state.pid, state.exit.unwrap_or_else(|| Exit::now(255)))
         };
         let event = TaskDelete {
@@ -97,6 +112,7 @@ impl Pod {
             ..Default::default()
         };
         self.publish(topics::TASK_DELETE_EVENT_TOPIC, &event);
+        container.forget_execs();
         self.remove(&container.id);
         Ok(DeleteResponse {
             pid,
@@ -128,23 +144,23 @@ impl Pod {
     }
 
     pub(super) async fn freeze(&self, container: &Container, frozen: bool) -> TaskResult<()> {
-        let _operation = container.operation.lock().await;
+        let _operation = container.init.operation.lock().await;
         let systemd = container.state().systemd_cgroup;
         let (launcher, reaper) = (&self.setup.launcher, &self.setup.reaper);
         let container_id = container.id.clone();
         if frozen {
-            container.check(Operation::Pause)?;
+            container.init.check(Operation::Pause)?;
             launcher.pause(reaper, &container.id, systemd).await?;
-            container.state().status = Status::Paused;
+            container.init.state().status = Status::Paused;
             let event = TaskPaused {
                 container_id,
                 ..Default::default()
             };
             self.publish(topics::TASK_PAUSED_EVENT_TOPIC, &event);
         } else {
-            container.check(Operation::Resume)?;
+            container.init.check(Operation::Resume)?;
             launcher.resume(reaper, &container.id, systemd).await?;
-            container.state().status = Status::Running;
+            container.init.state().status = Status::Running;
             let event = TaskResumed {
                 container_id,
                 ..Default::default()

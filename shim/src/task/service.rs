@@ -16,13 +16,13 @@ use containerd_shim_protos::api::{
     StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
     UpdateTaskRequest, WaitRequest, WaitResponse,
 };
-use containerd_shim_protos::shim_async::{Task, TaskClient};
+use containerd_shim_protos::shim_async::Task;
 use ttrpc::asynchronous::TtrpcContext;
 use ttrpc::context::Context;
 
-use super::container::{Container, Operation, Status};
 use super::forward::{Answer, ask};
 use super::pod::Pod;
+use super::process::{Operation, Status};
 use crate::cgroup;
 use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
@@ -81,32 +81,6 @@ fn wait_response(exit: Exit) -> WaitResponse {
     }
 }
 
-/// A call on a container that only the stock shim can answer.
-async fn nested_only<T, F>(
-    container: &Container,
-    what: &str,
-    call: impl FnOnce(TaskClient) -> F,
-) -> TaskResult<T>
-where
-    F: Future<Output = ttrpc::Result<T>>,
-{
-    match ask(container, call).await? {
-        Answer::Nested(response) => Ok(response),
-        Answer::Own if container.state().kind == Some(Kind::Linux) => {
-            Err(TaskError::NotFound(container.id.clone()))
-        }
-        Answer::Own => Err(TaskError::Unimplemented(format!("{what} a Wasm container"))),
-    }
-}
-
-/// Our containers have no process but their first.
-fn init_only(container: &Container, exec_id: &str) -> TaskResult<()> {
-    if exec_id.is_empty() {
-        return Ok(());
-    }
-    Err(TaskError::NotFound(format!("{}/{exec_id}", container.id)))
-}
-
 #[async_trait]
 impl Task for TaskService {
     async fn create(
@@ -131,8 +105,10 @@ impl Task for TaskService {
             {
                 return Ok(response);
             }
-            init_only(&container, &exec_id)?;
-            let pid = pod.start_own(&container).await?;
+            let pid = match exec_id.as_str() {
+                "" => pod.start_own(&container).await?,
+                exec_id => pod.start_exec(&container, exec_id).await?,
+            };
             Ok(StartResponse {
                 pid,
                 ..Default::default()
@@ -150,11 +126,11 @@ impl Task for TaskService {
         {
             return Ok(response);
         }
-        init_only(&container, &exec_id)?;
-        if container.state().status == Status::Creating {
-            return Err(TaskError::NotFound(container.id.clone()).into());
+        let process = container.process(&exec_id)?;
+        if process.status() == Status::Creating {
+            return Err(TaskError::NotFound(process.to_string()).into());
         }
-        Ok(container.describe())
+        Ok(container.describe(&process))
     }
 
     async fn delete(
@@ -201,38 +177,62 @@ impl Task for TaskService {
         ctx: &TtrpcContext,
         req: CheckpointTaskRequest,
     ) -> ttrpc::Result<Empty> {
-        let container = self.pod.get(&req.id)?;
-        let ctx = context(ctx);
-        let call = |c: TaskClient| async move { c.checkpoint(ctx, &req).await };
-        Ok(nested_only(&container, "checkpoint of", call).await?)
+        let (pod, ctx) = (self.pod.clone(), whole(ctx));
+        let container = pod.get(&req.id)?;
+        detached(async move {
+            match ask(&container, |c| async move { c.checkpoint(ctx, &req).await }).await? {
+                Answer::Nested(response) => Ok(response),
+                Answer::Own => Err(match container.state().kind {
+                    Some(Kind::Linux) => TaskError::NotFound(container.init.to_string()),
+                    _ => TaskError::Unimplemented("checkpoint of a Wasm container".to_owned()),
+                }),
+            }
+        })
+        .await
     }
 
     async fn kill(&self, ctx: &TtrpcContext, req: KillRequest) -> ttrpc::Result<Empty> {
-        let container = self.pod.get(&req.id)?;
-        let (signal, all, exec_id) = (req.signal, req.all, req.exec_id.clone());
-        let ctx = context(ctx);
-        if let Answer::Nested(response) =
-            ask(&container, |c| async move { c.kill(ctx, &req).await }).await?
-        {
-            return Ok(response);
-        }
-        init_only(&container, &exec_id)?;
-        self.pod.kill_own(&container, signal, all)?;
-        Ok(Empty::default())
+        let (pod, ctx) = (self.pod.clone(), whole(ctx));
+        let container = pod.get(&req.id)?;
+        detached(async move {
+            let (signal, all, exec_id) = (req.signal, req.all, req.exec_id.clone());
+            if let Answer::Nested(response) =
+                ask(&container, |c| async move { c.kill(ctx, &req).await }).await?
+            {
+                return Ok(response);
+            }
+            let process = container.process(&exec_id)?;
+            pod.kill_own(&container, &process, signal, all).await?;
+            Ok(Empty::default())
+        })
+        .await
     }
 
     async fn exec(&self, ctx: &TtrpcContext, req: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        let container = self.pod.get(&req.id)?;
-        let ctx = context(ctx);
-        let call = |c: TaskClient| async move { c.exec(ctx, &req).await };
-        Ok(nested_only(&container, "exec into", call).await?)
+        let (pod, ctx) = (self.pod.clone(), whole(ctx));
+        let container = pod.get(&req.id)?;
+        detached(async move {
+            let request = req.clone();
+            match ask(&container, |c| async move { c.exec(ctx, &req).await }).await? {
+                Answer::Nested(response) => return Ok(response),
+                Answer::Own => pod.add_exec(&container, &request)?,
+            }
+            Ok(Empty::default())
+        })
+        .await
     }
 
     async fn resize_pty(&self, ctx: &TtrpcContext, req: ResizePtyRequest) -> ttrpc::Result<Empty> {
         let container = self.pod.get(&req.id)?;
+        let exec_id = req.exec_id.clone();
         let ctx = context(ctx);
-        let call = |c: TaskClient| async move { c.resize_pty(ctx, &req).await };
-        Ok(nested_only(&container, "terminal of", call).await?)
+        if let Answer::Nested(response) =
+            ask(&container, |c| async move { c.resize_pty(ctx, &req).await }).await?
+        {
+            return Ok(response);
+        }
+        let _process = container.process(&exec_id)?;
+        Ok(Empty::default())
     }
 
     async fn close_io(&self, ctx: &TtrpcContext, req: CloseIORequest) -> ttrpc::Result<Empty> {
@@ -244,9 +244,9 @@ impl Task for TaskService {
         {
             return Ok(response);
         }
-        init_only(&container, &exec_id)?;
+        let process = container.process(&exec_id)?;
         if stdin {
-            container.state().held.close_stdin();
+            process.state().held.close_stdin();
         }
         Ok(Empty::default())
     }
@@ -261,8 +261,8 @@ impl Task for TaskService {
             {
                 return Ok(response);
             }
-            let _operation = container.operation.lock().await;
-            container.check(Operation::Update)?;
+            let _operation = container.init.operation.lock().await;
+            container.init.check(Operation::Update)?;
             let systemd = container.state().systemd_cgroup;
             let launcher = &pod.setup.launcher;
             launcher
@@ -282,10 +282,12 @@ impl Task for TaskService {
         {
             return Ok(response);
         }
-        if container.state().kind != Some(Kind::Linux) {
-            init_only(&container, &exec_id)?;
-        }
-        Ok(wait_response(container.ended().await))
+        let process = match container.state().kind {
+            // The stock shim's execs ended with it.
+            Some(Kind::Linux) => container.init.clone(),
+            _ => container.process(&exec_id)?,
+        };
+        Ok(wait_response(process.ended().await))
     }
 
     async fn stats(&self, ctx: &TtrpcContext, req: StatsRequest) -> ttrpc::Result<StatsResponse> {
@@ -312,7 +314,7 @@ impl Task for TaskService {
         req: ConnectRequest,
     ) -> ttrpc::Result<ConnectResponse> {
         // Fine for an unknown id: containerd asks for ids that are to be created.
-        let task_pid = self.pod.get(&req.id).map_or(0, |c| c.state().pid);
+        let task_pid = self.pod.get(&req.id).map_or(0, |c| c.init.state().pid);
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
             task_pid,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_sync::{Client, TaskClient};
 use ttrpc::context::with_duration;
 
@@ -14,6 +16,26 @@ impl Shim {
         Shim(TaskClient::new(
             Client::connect(&format!("unix://{socket}")).unwrap(),
         ))
+    }
+
+    /// The container's processes, and the exec that each belongs to.
+    pub(crate) fn pids(&self, id: &str) -> Vec<(u32, Option<String>)> {
+        let request = api::PidsRequest {
+            id: id.to_owned(),
+            ..Default::default()
+        };
+        let context = with_duration(Duration::from_secs(10));
+        let processes = self.0.pids(context, &request).unwrap().processes;
+        let exec_id = |info: &Any| {
+            assert_eq!(info.type_url, "containerd.runc.v1.ProcessDetails");
+            ProcessDetails::parse_from_bytes(&info.value)
+                .unwrap()
+                .exec_id
+        };
+        processes
+            .iter()
+            .map(|process| (process.pid, process.info.as_ref().map(exec_id)))
+            .collect()
     }
 
     /// The code that `method` fails with for container `id`, None when it succeeds.
