@@ -56,6 +56,10 @@ pub enum KindError {
     )]
     Nothing,
     #[error(
+        "is a service that exports no wasi:cli/run: its container serves requests with it, and it cannot be run as a command"
+    )]
+    Service,
+    #[error(
         "has no export {export:?} to run; a component is run by wasi:cli/run or wasi:http/incoming-handler"
     )]
     NoExport { export: String },
@@ -111,6 +115,18 @@ impl Kinds {
         }
     }
 
+    /// The kind to run beside a container's first process: never a service.
+    ///
+    /// # Errors
+    /// When nothing fits.
+    pub fn choose_command(self, export: Option<&str>) -> Result<Kind, KindError> {
+        let commands = Self(self.0 & !Kind::Http.bit());
+        match commands.choose(export) {
+            Err(_) if self.contains(Kind::Http) => Err(KindError::Service),
+            chosen => chosen,
+        }
+    }
+
     pub(crate) fn bits(self) -> u32 {
         self.0
     }
@@ -156,6 +172,20 @@ mod tests {
         #[case] expected: Result<Kind, KindError>,
     ) {
         assert_eq!(kinds.choose(export), expected);
+    }
+
+    #[rstest]
+    #[case(P1, None, Ok(Kind::CommandP1))]
+    #[case(BOTH, None, Ok(Kind::CommandP2))]
+    #[case(HTTP, None, Err(KindError::Service))]
+    #[case(BOTH, Some("wasi:http/incoming-handler"), Err(KindError::Service))]
+    #[case(Kinds::NONE, None, Err(KindError::Nothing))]
+    fn chooses_a_command(
+        #[case] kinds: Kinds,
+        #[case] export: Option<&str>,
+        #[case] expected: Result<Kind, KindError>,
+    ) {
+        assert_eq!(kinds.choose_command(export), expected);
     }
 
     #[test]
