@@ -22,6 +22,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) streams: Streams,
     /// Descriptors 3, 4, ... of the process.
     pub(crate) fds: Vec<OwnedFd>,
+    /// The socket that takes the process's terminal, where it has one.
+    pub(crate) console: Option<&'a Path>,
 }
 
 /// A process to add to a launched container.
@@ -36,6 +38,8 @@ pub(crate) struct Exec<'a> {
     pub(crate) streams: Streams,
     /// Descriptors 3, 4, ... of the process.
     pub(crate) fds: Vec<OwnedFd>,
+    /// The socket that takes the process's terminal, where it has one.
+    pub(crate) console: Option<&'a Path>,
 }
 
 /// Launches containers. runc is the one way so far.

@@ -40,14 +40,14 @@ impl Exit {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mark(u64);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
     collected: u64,
     unclaimed: HashMap<u32, (u64, Exit)>,
     watched: HashMap<u32, oneshot::Sender<Exit>>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Reaper(Arc<Mutex<Inner>>);
 
 impl Reaper {

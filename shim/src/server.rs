@@ -86,6 +86,7 @@ fn prepare(flags: &Flags) -> Result<Arc<Pod>> {
         toolchain: Toolchain::new(reaper.clone(), Paths::from_env()),
         nested: Nested::new(settings, dir.clone(), reaper.clone()),
         socket: PathBuf::from(&flags.socket),
+        namespace: flags.namespace.clone(),
         dir,
         reaper,
         events,

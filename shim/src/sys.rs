@@ -1,10 +1,12 @@
-//! The few places where descriptors change hands across a fork or an exec.
+//! The few places where descriptors change hands.
 //! All unsafe code of the shim is here.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+
+use tokio::io::unix::AsyncFd;
 
 /// The first descriptor that is handed to a child, after stdio.
 pub(crate) const FIRST_PASSED_FD: RawFd = 3;
@@ -54,6 +56,12 @@ pub(crate) fn pass_fds(command: &mut Command, fds: Vec<OwnedFd>) {
             Ok(())
         });
     }
+}
+
+/// Makes tokio tell when `fd` can be read or written; it must not block.
+pub(crate) fn poll_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd stays open, and the same, until it is dropped.
+    Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
 /// Gives the calling thread a working directory of its own.

@@ -4,10 +4,16 @@
 
 mod support;
 
-use std::io::Write;
-use std::process::{Output, Stdio};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::json;
+use support::rpc::Target;
 use support::{Containerd, Pod, text};
 
 const TOOL: &[u8] = include_bytes!("fixtures/tool.wat");
@@ -30,7 +36,7 @@ fn containerd() -> Containerd {
     containerd
 }
 
-fn stdout(output: &Output) -> String {
+fn stdout_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -45,13 +51,13 @@ fn an_exec_is_another_instance_in_the_same_container() {
     // The entrypoint again, by its path, by its name, and another module.
     let output = exec(&["/tool.wat", "args", "two words"]);
     assert_eq!(
-        stdout(&output),
+        stdout_of(&output),
         "/tool.wat\nargs\ntwo words\n",
         "{}",
         text(&output)
     );
-    assert_eq!(stdout(&exec(&["tool.wat", "read"])), "from the image\n");
-    let env = stdout(&exec(&["/tool.wat", "b"]));
+    assert_eq!(stdout_of(&exec(&["tool.wat", "read"])), "from the image\n");
+    let env = stdout_of(&exec(&["/tool.wat", "b"]));
     assert!(
         env.contains("GREETING=hi\n") && env.contains("FROM_IMAGE=yes\n"),
         "{env}"
@@ -69,7 +75,7 @@ fn an_exec_is_another_instance_in_the_same_container() {
         );
     }
     let output = exec(&["/tool.wat", "o"]);
-    assert_eq!(stdout(&output), "to stdout\n");
+    assert_eq!(stdout_of(&output), "to stdout\n");
     assert!(String::from_utf8_lossy(&output.stderr).ends_with("to stderr\n"));
     // A trap ends the exec only.
     let output = exec(&["/tool.wat", "trap"]);
@@ -166,5 +172,183 @@ fn an_exec_that_takes_too_long_is_killed_alone() {
         // crictl keeps the code to itself.
         assert_eq!(output.status.success(), code == 0, "{}", text(&output));
     }
+    pod.remove();
+}
+
+/// A FIFO as containerd makes them, and what it reads from and writes to them.
+struct Fifo(PathBuf);
+
+impl Fifo {
+    fn new(containerd: &Containerd, name: &str) -> Self {
+        let path = containerd.dir.path().join(name);
+        let status = Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(status.success());
+        Fifo(path)
+    }
+
+    fn path(&self) -> String {
+        self.0.to_str().unwrap().to_owned()
+    }
+
+    /// Collects what is written to it until its end.
+    fn read(&self) -> mpsc::Receiver<String> {
+        let (sender, receiver) = mpsc::channel();
+        // Like containerd, whose open does not wait for a writer.
+        let mut options = File::options();
+        let file = options
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&self.0)
+            .unwrap();
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            let mut buffer = [0; 4096];
+            let mut file = file;
+            let mut written = false;
+            loop {
+                match file.read(&mut buffer) {
+                    // Nobody has it open yet.
+                    Ok(0) if !written => std::thread::sleep(Duration::from_millis(5)),
+                    Ok(0) => break,
+                    Ok(length) => {
+                        written = true;
+                        text += &String::from_utf8_lossy(&buffer[..length]);
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                        written = true;
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            let _ = sender.send(text);
+        });
+        receiver
+    }
+}
+
+fn end_of(receiver: &mpsc::Receiver<String>) -> String {
+    receiver
+        .recv_timeout(Duration::from_secs(30))
+        .expect("its end")
+}
+
+fn target(pod: &Pod, id: &str, args: &[&str]) -> Target {
+    let mut process = pod.spec(id)["process"].clone();
+    process["args"] = args.into();
+    Target {
+        id: id.to_owned(),
+        process,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn an_exec_with_a_terminal() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("terminal");
+    let id = pod.run("tool", "tool", &[]);
+    let shim = pod.connect();
+    let exec = |name: &str, args: &[&str]| {
+        let (stdin, stdout) = (
+            Fifo::new(&containerd, &format!("{name}-in")),
+            Fifo::new(&containerd, &format!("{name}-out")),
+        );
+        let target = Target {
+            stdin: stdin.path(),
+            stdout: stdout.path(),
+            terminal: true,
+            ..target(&pod, &id, args).exec(name)
+        };
+        (target, stdin, stdout)
+    };
+
+    let (is, _, stdout) = exec("is", &["/tool.wat", "i"]);
+    let output = stdout.read();
+    shim.must(&["exec", "start"], &is);
+    assert_eq!(shim.wait(&is), 0);
+    assert_eq!(end_of(&output), "terminal\r\n".repeat(3));
+    shim.must(&["delete"], &is);
+
+    let (cat, stdin, stdout) = exec("cat", &["/tool.wat", "cat"]);
+    let output = stdout.read();
+    shim.must(&["exec", "start"], &cat);
+    let state = shim.state(&cat);
+    assert!(state.terminal);
+    let size = || {
+        let tty = format!("/proc/{}/fd/0", state.pid);
+        let output = Command::new("stty")
+            .args(["size", "-F", &tty])
+            .output()
+            .unwrap();
+        text(&output)
+    };
+    shim.must(&["resize_pty"], &cat);
+    assert_eq!(size(), "30 100\n");
+    let mut input = File::options().write(true).open(&stdin.0).unwrap();
+    input.write_all(b"hello\n").unwrap();
+    drop(input);
+    shim.must(&["close_io"], &cat);
+    assert_eq!(shim.wait(&cat), 0);
+    // What the terminal echoes, and what the guest prints.
+    assert_eq!(end_of(&output), "hello\r\n".repeat(2));
+    shim.must(&["resize_pty", "delete"], &cat);
+
+    // ^C.
+    let (sleep, stdin, stdout) = exec("sleep", &["/tool.wat", "sleep"]);
+    let output = stdout.read();
+    shim.must(&["exec", "start"], &sleep);
+    let mut input = File::options().write(true).open(&stdin.0).unwrap();
+    input.write_all(b"\x03").unwrap();
+    assert_eq!(shim.wait(&sleep), 130);
+    assert!(end_of(&output).contains("^C"));
+    shim.must(&["delete"], &sleep);
+    // Without one.
+    let output = pod.exec(&id, &["/tool.wat", "i"]);
+    assert_eq!(stdout_of(&output), "no terminal\n".repeat(3));
+    assert_eq!(pids(&pod, &id), [pod.pid(&id)]);
+    pod.remove();
+}
+
+#[test]
+fn a_container_with_a_terminal_survives_a_restart_of_containerd() {
+    let mut containerd = containerd();
+    let more = json!({"tty": true, "stdin": true});
+    let (pod_id, id) = {
+        let pod = containerd.run_pod("tty");
+        let id = pod.run_with("tty", "tool", &["cat"], more.clone());
+        let is = pod.run_with("is", "tool", &["i"], more);
+        assert_eq!(pod.exit_code(&is), 0);
+        assert_eq!(
+            pod.wait_log("is", "terminal").trim_end(),
+            ["terminal"; 3].join("\n")
+        );
+        (pod.id.clone(), id)
+    };
+    let type_in = |pod: &Pod, text: &str| {
+        let stdin = pod.connect().state(&target(pod, &id, &[])).stdin;
+        let mut stdin = File::options().write(true).open(stdin).unwrap();
+        stdin.write_all(text.as_bytes()).unwrap();
+    };
+    let pod = Pod::adopt(&containerd, "tty", pod_id.clone());
+    type_in(&pod, "before\n");
+    pod.wait_log("tty", "before\nbefore");
+    let stdin = pod.connect().state(&target(&pod, &id, &[])).stdin;
+    containerd.restart(|| {
+        let mut stdin = File::options().write(true).open(&stdin).unwrap();
+        stdin.write_all(b"meanwhile\n").unwrap();
+    });
+    let pod = Pod::adopt(&containerd, "tty", pod_id);
+    type_in(&pod, "after\n");
+    pod.wait_log("tty", "after\nafter");
+    assert!(
+        pod.log("tty").contains("meanwhile\nmeanwhile"),
+        "{}",
+        pod.log("tty")
+    );
+    assert!(pod.is_running(&id));
+    // End of input.
+    type_in(&pod, "\x04");
+    assert_eq!(pod.exit_code(&id), 0);
     pod.remove();
 }

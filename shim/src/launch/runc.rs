@@ -39,7 +39,7 @@ impl Runc {
             .arg(launch.bundle)
             .arg("--pid-file")
             .arg(&pid_file);
-        inherit(&mut command, launch.streams, launch.fds);
+        inherit(&mut command, launch.streams, launch.fds, launch.console);
         command.arg(launch.id);
         self.finish(reaper, command, &log, "launch the container")
             .await?;
@@ -59,7 +59,7 @@ impl Runc {
             .arg(&process)
             .arg("--pid-file")
             .arg(&pid_file);
-        inherit(&mut command, exec.streams, exec.fds);
+        inherit(&mut command, exec.streams, exec.fds, exec.console);
         command.arg(exec.id);
         self.finish(reaper, command, &log, "launch a process in the container")
             .await?;
@@ -178,7 +178,10 @@ impl Runc {
 }
 
 /// What the launched process gets of ours.
-fn inherit(command: &mut Command, streams: Streams, fds: Vec<OwnedFd>) {
+fn inherit(command: &mut Command, streams: Streams, fds: Vec<OwnedFd>, console: Option<&Path>) {
+    if let Some(console) = console {
+        command.arg("--console-socket").arg(console);
+    }
     command
         .stdin(streams.stdin)
         .stdout(streams.stdout)

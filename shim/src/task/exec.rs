@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use containerd_shim_protos::api::{DeleteResponse, ExecProcessRequest};
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
 use containerd_shim_protos::topics;
@@ -18,12 +18,12 @@ use super::pod::Pod;
 use super::process::{self, NOT_STARTED, Operation, Process, Status};
 use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
-use crate::guest::{self, Control};
+use crate::guest;
 use crate::launch::Exec;
 use crate::reaper::Exit;
 use crate::spec::Spec;
 use crate::state::Kind;
-use crate::stdio::{self, Paths};
+use crate::stdio::Paths;
 
 /// How long a killed process may take to end.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -111,6 +111,7 @@ impl Pod {
         let events = self.setup.events.clone();
         tokio::spawn(async move {
             let Ok(exit) = ended.await else { return };
+            process.drained().await;
             let event = exit_event(&container, &process, exit);
             events.publish(topics::TASK_EXIT_EVENT_TOPIC, &event);
             process.finish(exit);
@@ -142,10 +143,10 @@ impl Pod {
         let compiled = self.setup.toolchain.compiled(&guest).await?;
         let config = guest::exec_config(&spec, &guest, compiled.kinds)?;
         let (mut control, fds) = guest::descriptors(&config, compiled.file)?;
-        let (streams, held) = stdio::open(&process.io)?;
         let reaper = &self.setup.reaper;
-        let since = reaper.mark();
         let dir = container.dir.exec()?;
+        let (streams, opened) = self.open_streams(process, dir.path()).await?;
+        let since = reaper.mark();
         let launch = Exec {
             id: &container.id,
             process: &guest::runners_process(&spec)?,
@@ -153,14 +154,25 @@ impl Pod {
             systemd_cgroup: spec.systemd_cgroup(),
             streams,
             fds,
+            console: opened.console(),
         };
         let pid = self.setup.launcher.exec(reaper, launch).await?;
         let ended = reaper.watch(pid, since);
-        if let Err(e) = let_run(&mut control).await {
-            let _ = reaper.kill(pid, Signal::KILL);
-            let _ = tokio::time::timeout(KILL_PATIENCE, ended).await;
-            return Err(e.context(format!("start {}", guest.name)));
-        }
+        let run = async {
+            let held = opened.attach().await?;
+            control.ready().await?;
+            control.start().await?;
+            Ok(held)
+        };
+        let held = match run.await {
+            Ok(held) => held,
+            Err(e) => {
+                let _ = reaper.kill(pid, Signal::KILL);
+                let _ = tokio::time::timeout(KILL_PATIENCE, ended).await;
+                let e: Error = e;
+                return Err(e.context(format!("start {}", guest.name)));
+            }
+        };
         let mut state = process.state();
         state.pid = pid;
         state.status = Status::Running;
@@ -182,6 +194,7 @@ impl Pod {
             .execs()
             .remove(exec_id)
             .ok_or_else(|| TaskError::NotFound(process.to_string()))?;
+        process.logged().await;
         let state = process.state();
         Ok(DeleteResponse {
             pid: state.pid,
@@ -190,9 +203,4 @@ impl Pod {
             ..Default::default()
         })
     }
-}
-
-async fn let_run(control: &mut Control) -> Result<()> {
-    control.ready().await?;
-    control.start().await
 }

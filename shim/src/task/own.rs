@@ -18,9 +18,10 @@ use crate::events::timestamp;
 use crate::guest::{self, Control, Guest};
 use crate::launch::Launch;
 use crate::reaper::{Exit, Mark};
+use crate::rootfs;
 use crate::spec::Spec;
 use crate::state::{Kind, Member, write_json};
-use crate::{rootfs, stdio};
+use crate::stdio::{self, Opened, Streams};
 
 /// What Create decided about a container.
 pub(super) enum Payload {
@@ -64,12 +65,10 @@ impl Pod {
         rootfs: &Path,
         guest: Option<Guest>,
     ) -> Result<u32> {
-        if request.terminal || spec.view.process.terminal {
-            bail!("not implemented: terminal of a Wasm container");
-        }
         if !request.checkpoint.is_empty() {
             bail!("not implemented: restore of a Wasm container");
         }
+        spec.document["process"]["terminal"] = request.terminal.into();
         spec.clamp_oom_score_adj();
         container.state().systemd_cgroup = spec.systemd_cgroup();
         let since = self.setup.reaper.mark();
@@ -133,17 +132,36 @@ impl Pod {
         spec: &Spec,
         fds: Vec<std::os::fd::OwnedFd>,
     ) -> Result<u32> {
-        let (streams, held) = stdio::open(&container.init.io)?;
+        let (streams, opened) = self
+            .open_streams(&container.init, container.dir.path())
+            .await?;
         let launch = Launch {
             id: &container.id,
             bundle: container.dir.path(),
             systemd_cgroup: spec.systemd_cgroup(),
             streams,
             fds,
+            console: opened.console(),
         };
         let pid = self.setup.launcher.run(&self.setup.reaper, launch).await?;
+        let held = opened.attach().await?;
         container.init.state().held = held;
         Ok(pid)
+    }
+
+    /// `dir` is for the launcher's files.
+    pub(super) async fn open_streams(
+        &self,
+        process: &Process,
+        dir: &Path,
+    ) -> Result<(Streams, Opened)> {
+        let owner = stdio::Owner {
+            namespace: &self.setup.namespace,
+            id: process.id(),
+            dir,
+            reaper: &self.setup.reaper,
+        };
+        stdio::open(&process.io, owner).await
     }
 
     /// Registers the process and follows it to its end.
@@ -192,6 +210,7 @@ impl Pod {
                 events.publish(topics::TASK_OOM_EVENT_TOPIC, &event);
             }
             container.execs_ended().await;
+            container.init.drained().await;
             let event = exit_event(&container, &container.init, exit);
             events.publish(topics::TASK_EXIT_EVENT_TOPIC, &event);
             container.init.finish(exit);

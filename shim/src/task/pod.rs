@@ -23,6 +23,8 @@ use crate::stdio::Paths;
 
 /// What a Pod's server works with.
 pub(crate) struct Setup {
+    /// containerd's.
+    pub(crate) namespace: String,
     pub(crate) dir: PodDir,
     /// Where our server listens.
     pub(crate) socket: PathBuf,

@@ -169,6 +169,23 @@ impl Process {
         })
     }
 
+    /// Resolves when what the process has printed to its terminal is passed on. The
+    /// process has ended.
+    pub(crate) async fn drained(&self) {
+        let terminal = self.state().held.take_terminal();
+        if let Some(terminal) = terminal {
+            terminal.drain().await;
+        }
+    }
+
+    /// Resolves when its logger, where it has one, has ended.
+    pub(crate) async fn logged(&self) {
+        let logger = self.state().held.take_logger();
+        if let Some(logger) = logger {
+            logger.end().await;
+        }
+    }
+
     /// Marks the process as ended: streams closed first, then the state, then
     /// everybody who waits.
     pub(crate) fn finish(&self, exit: Exit) {

@@ -99,6 +99,7 @@ impl Pod {
                 .await
                 .map_err(|_| anyhow!("container {:?} does not end", container.id))?;
         }
+        init.logged().await;
         self.clean_up(container).await?;
         let (pid, exit) = {
             let state = init.state();

@@ -224,14 +224,16 @@ impl Task for TaskService {
 
     async fn resize_pty(&self, ctx: &TtrpcContext, req: ResizePtyRequest) -> ttrpc::Result<Empty> {
         let container = self.pod.get(&req.id)?;
-        let exec_id = req.exec_id.clone();
+        let (exec_id, columns, rows) = (req.exec_id.clone(), req.width, req.height);
         let ctx = context(ctx);
         if let Answer::Nested(response) =
             ask(&container, |c| async move { c.resize_pty(ctx, &req).await }).await?
         {
             return Ok(response);
         }
-        let _process = container.process(&exec_id)?;
+        let process = container.process(&exec_id)?;
+        let resized = process.state().held.resize(columns, rows);
+        resized.map_err(TaskError::from)?;
         Ok(Empty::default())
     }
 

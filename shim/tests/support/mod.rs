@@ -7,7 +7,7 @@
 )]
 
 pub(crate) mod image;
-mod rpc;
+pub(crate) mod rpc;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -467,6 +467,12 @@ impl<'a> Pod<'a> {
         let text = fs::read_to_string(self.state_dir().join("shim.json")).unwrap();
         let endpoint: Value = serde_json::from_str(&text).unwrap();
         rpc::Shim::connect(endpoint["socket"].as_str().unwrap())
+    }
+
+    /// The OCI spec that containerd made for a container.
+    pub(crate) fn spec(&self, id: &str) -> Value {
+        let text = self.containerd.cri(&["inspect", id]);
+        serde_json::from_str::<Value>(&text).unwrap()["info"]["runtimeSpec"].clone()
     }
 
     /// The pid of a container's process.
