@@ -152,64 +152,6 @@ fn what_cannot_be_created_says_why_and_leaves_the_others_alone() {
 }
 
 #[test]
-fn calls_on_wasm_answer_with_the_codes_containerd_expects() {
-    use ttrpc::Code::{
-        ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED,
-    };
-    let containerd = Containerd::start();
-    let pod = containerd.run_pod("codes");
-    let running = pod.run("running", "wasm", &["serve"]);
-    let ended = pod.run("ended", "wasm", &["exit", "4"]);
-    assert_eq!(pod.exit_code(&ended), 4);
-    let shim = pod.connect();
-    let code = |method: &str, id: &str| shim.code(method, id);
-    for (method, on_running, on_unknown) in [
-        ("create", Some(ALREADY_EXISTS), None),
-        ("start", Some(FAILED_PRECONDITION), Some(NOT_FOUND)),
-        ("state", None, Some(NOT_FOUND)),
-        ("pids", None, Some(NOT_FOUND)),
-        ("stats", None, Some(NOT_FOUND)),
-        ("connect", None, None),
-        ("exec", Some(INVALID_ARGUMENT), Some(NOT_FOUND)),
-        ("checkpoint", Some(UNIMPLEMENTED), Some(NOT_FOUND)),
-        ("resize_pty", None, Some(NOT_FOUND)),
-        ("close_io", None, Some(NOT_FOUND)),
-        ("bad signal", Some(INVALID_ARGUMENT), Some(NOT_FOUND)),
-        ("resume", Some(FAILED_PRECONDITION), Some(NOT_FOUND)),
-        ("pause", None, Some(NOT_FOUND)),
-        ("resume", None, Some(NOT_FOUND)),
-        ("update", None, Some(NOT_FOUND)),
-        ("delete", Some(FAILED_PRECONDITION), Some(NOT_FOUND)),
-        // Ignored while there are containers.
-        ("shutdown", None, None),
-    ] {
-        assert_eq!(
-            code(method, &running),
-            on_running,
-            "{method} of a running container"
-        );
-        if method != "create" {
-            assert_eq!(
-                code(method, "unknown"),
-                on_unknown,
-                "{method} of no container"
-            );
-        }
-    }
-    // CRI has deleted the task of a container that has ended.
-    for method in ["kill", "wait", "delete"] {
-        assert_eq!(
-            code(method, &ended),
-            Some(NOT_FOUND),
-            "{method} of an ended one"
-        );
-    }
-    assert!(pod.is_running(&running));
-    assert_eq!(pod.status(&running)["state"], "CONTAINER_RUNNING");
-    pod.remove();
-}
-
-#[test]
 fn each_event_comes_once_and_in_order() {
     let containerd = Containerd::start();
     let events = containerd.dir.path().join("events");
