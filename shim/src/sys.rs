@@ -1,4 +1,4 @@
-//! The few places where descriptors change hands.
+//! The few places where descriptors change hands, and the like.
 //! All unsafe code of the shim is here.
 
 use std::io;
@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 
 /// The first descriptor that is handed to a child, after stdio.
@@ -62,6 +63,19 @@ pub(crate) fn pass_fds(command: &mut Command, fds: Vec<OwnedFd>) {
 pub(crate) fn poll_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd stays open, and the same, until it is dropped.
     Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// The signal of that number, real-time ones included (images may ask to be stopped
+/// with one); None when there is none.
+pub(crate) fn signal(number: u32) -> Option<Signal> {
+    let number = i32::try_from(number).ok()?;
+    let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+    Signal::from_named_raw(number).or_else(|| {
+        real_time.contains(&number).then(|| {
+            // SAFETY: SIGRTMIN and SIGRTMAX leave out what the C library keeps for itself.
+            unsafe { Signal::from_raw_unchecked(number) }
+        })
+    })
 }
 
 /// Gives the calling thread a working directory of its own.

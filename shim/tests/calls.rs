@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::rpc::{Shim, Target};
@@ -310,9 +311,21 @@ fn events_come_once_and_in_order_for_both_kinds() {
     let containerd = Containerd::start();
     let listener = Listener::start(&containerd);
     let pod = containerd.run_pod("events");
-    let maker = Maker::new(&pod);
-    for kind in ["wasm", "linux"] {
-        let target = maker.container(kind, "events", &["serve"], "running");
+    let mut maker = Maker::new(&pod);
+    for (kind, private) in [
+        ("wasm", false),
+        ("linux", false),
+        ("wasm", true),
+        ("linux", true),
+    ] {
+        if private {
+            // A PID namespace of its own, whose end is the kernel's work.
+            let namespaces = maker.spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+            namespaces.push(json!({"type": "pid"}));
+        }
+        let name = format!("events-{private}");
+        let target = maker.container(kind, &name, &["serve"], "running");
         let shim = &maker.shim;
         shim.must(
             &["exec", "start", "kill", "wait", "delete"],
@@ -348,7 +361,7 @@ fn events_come_once_and_in_order_for_both_kinds() {
                 "exit",
                 "delete",
             ],
-            "{kind}"
+            "{kind}, {private}"
         );
     }
     pod.remove();
@@ -384,7 +397,7 @@ fn a_kill_that_races_with_the_start() {
         let target = maker.container("wasm", &format!("race{i}"), &["serve"], "created");
         let started = std::thread::scope(|scope| {
             let kill = scope.spawn(|| {
-                std::thread::sleep(std::time::Duration::from_micros(i * 100));
+                std::thread::sleep(Duration::from_micros(i * 100));
                 killer.must(&["kill"], &target);
             });
             let started = maker.shim.call("start", &target).is_ok();
@@ -415,6 +428,66 @@ fn an_exec_needs_a_container_that_runs() {
         assert_eq!(maker.outcome("start", &exec), "refused", "{kind}");
         maker.shim.must(&["delete"], &target);
         assert_eq!(maker.outcome("state", &exec), "none", "{kind}");
+    }
+    pod.remove();
+}
+
+#[test]
+fn an_exec_under_way_does_not_keep_its_container() {
+    let containerd = Containerd::start();
+    let pod = containerd.run_pod("mute");
+    let maker = Maker::new(&pod);
+    let target = maker.container("wasm", "mute", &["serve"], "running");
+    let mut exec = target.exec("e");
+    // Its runner never gets ready.
+    exec.process["args"] = json!(["/app.wasm", "mute"]);
+    let other = pod.connect();
+    other.must(&["exec"], &exec);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let start = scope.spawn(|| maker.outcome("start", &exec));
+        eventually("the exec's runner is there", 20, || {
+            (other.pids(&target.id).len() > 1).then_some(())
+        });
+        // Nobody waits for it meanwhile.
+        other.must(&["state", "stats", "kill"], &target);
+        assert_eq!(other.wait(&target), 137);
+        assert_eq!(start.join().unwrap(), "refused");
+    });
+    assert!(
+        began.elapsed() < Duration::from_secs(25),
+        "it waited for the runner"
+    );
+    other.must(&["delete"], &target);
+    pod.remove();
+}
+
+#[test]
+fn a_restore_is_refused_by_create() {
+    let containerd = Containerd::start();
+    let pod = containerd.run_pod("restore");
+    let maker = Maker::new(&pod);
+    let target = Target {
+        checkpoint: "/some/where".to_owned(),
+        ..maker.bundle("wasm", "restore", &["serve"])
+    };
+    assert_eq!(maker.outcome("create", &target), "never");
+    assert_eq!(maker.outcome("state", &target), "none");
+    pod.remove();
+}
+
+#[test]
+fn a_real_time_signal_is_a_signal() {
+    let containerd = Containerd::start();
+    let pod = containerd.run_pod("signal");
+    let maker = Maker::new(&pod);
+    for kind in ["wasm", "linux"] {
+        let mut target = maker.container(kind, "signal", &["serve"], "running");
+        target.signal = 37;
+        maker.shim.must(&["kill"], &target);
+        // Nothing handles it, and the process is no first one of a namespace.
+        assert_eq!(maker.shim.wait(&target), 128 + 37, "{kind}");
+        maker.shim.must(&["delete"], &target);
     }
     pod.remove();
 }

@@ -311,6 +311,87 @@ fn an_exec_with_a_terminal() {
 }
 
 #[test]
+fn an_exec_has_the_containers_limits_and_no_rights_beyond_it() {
+    let containerd = containerd();
+    let pod = containerd.run_pod("rights");
+    let more = json!({"linux": {
+        "resources": {"memory_limit_in_bytes": 67108864},
+        "security_context": {
+            "run_as_user": {"value": 1000},
+            "run_as_group": {"value": 1001},
+            "readonly_rootfs": true,
+            "no_new_privs": true,
+            "capabilities": {"drop_capabilities": ["ALL"]},
+            "seccomp": {"profile_type": 0},
+            "namespace_options": {"network": 2, "pid": 1},
+        },
+    }});
+    let id = pod.run_with("tool", "tool", &[], more);
+    let shim = pod.connect();
+    let exec = target(&pod, &id, &["/tool.wat", "sleep"]).exec("e");
+    shim.must(&["exec", "start"], &exec);
+    let (first, added) = (pod.pid(&id), shim.state(&exec).pid);
+    let read =
+        |pid: u32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    assert_eq!(read(first, "cgroup"), read(added, "cgroup"));
+    assert!(read(added, "cgroup").contains(&id));
+    for namespace in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+        let link = |pid| std::fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+        assert_eq!(link(first), link(added));
+    }
+    let rights = |pid| -> Vec<String> {
+        const FIELDS: [&str; 8] = [
+            "Uid",
+            "Gid",
+            "Groups",
+            "CapInh",
+            "CapEff",
+            "CapBnd",
+            "NoNewPrivs",
+            "Seccomp",
+        ];
+        let status = read(pid, "status");
+        let lines = status
+            .lines()
+            .filter(|line| FIELDS.contains(&line.split(':').next().unwrap()));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(rights(first), rights(added));
+    for right in [
+        "Uid:\t1000\t1000\t1000\t1000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        assert!(
+            rights(added).iter().any(|line| line == right),
+            "{:?}",
+            rights(added)
+        );
+    }
+    // Nothing of ours is left open in it: stdio, and what the runner opens itself.
+    let fds = std::fs::read_dir(format!("/proc/{added}/fd")).unwrap();
+    let links: Vec<_> = fds
+        .map(|fd| std::fs::read_link(fd.unwrap().path()).unwrap())
+        .collect();
+    let first_fds = std::fs::read_dir(format!("/proc/{first}/fd"))
+        .unwrap()
+        .count();
+    assert_eq!(links.len(), first_fds, "{links:?}");
+    shim.must(&["kill", "wait", "delete"], &exec);
+    let left = pod.state_dir().join("containers").join(&id);
+    let left: Vec<_> = std::fs::read_dir(left)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert!(
+        left.iter()
+            .all(|name| !name.to_str().unwrap().starts_with("exec")),
+        "{left:?}"
+    );
+    pod.remove();
+}
+
+#[test]
 fn a_container_with_a_terminal_survives_a_restart_of_containerd() {
     let mut containerd = containerd();
     let more = json!({"tty": true, "stdin": true});

@@ -24,9 +24,6 @@ pub struct RunnerConfig {
     /// The guest's working directory, absolute in the guest.
     pub cwd: String,
     pub preopens: Vec<Preopen>,
-    /// Standard streams are one terminal.
-    #[serde(default)]
-    pub tty: bool,
     /// Required by [`Kind::Http`].
     #[serde(default)]
     pub http: Option<Http>,

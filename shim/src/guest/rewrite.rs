@@ -165,7 +165,6 @@ fn config(spec: &Spec, guest: &Guest, kind: Kind) -> RunnerConfig {
             // read-only root.
             read_only: false,
         }],
-        tty: process.terminal,
         http: None,
         memory_limit: memory_limit(resources),
         cpus: cpus(resources),

@@ -74,6 +74,10 @@ impl Pod {
                 .create_linux(container, request, context, systemd)
                 .await;
         }
+        if !request.checkpoint.is_empty() {
+            let what = "restore of a Wasm container from a checkpoint";
+            return Err(TaskError::Unimplemented(what.to_owned()));
+        }
         let create = self.create_own(container, &request, spec, &rootfs, guest);
         tokio::select! {
             result = create => Ok(result?),

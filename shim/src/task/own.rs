@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskIO, TaskOOM};
 use containerd_shim_protos::topics;
@@ -65,9 +65,6 @@ impl Pod {
         rootfs: &Path,
         guest: Option<Guest>,
     ) -> Result<u32> {
-        if !request.checkpoint.is_empty() {
-            bail!("not implemented: restore of a Wasm container");
-        }
         spec.document["process"]["terminal"] = request.terminal.into();
         spec.clamp_oom_score_adj();
         container.state().systemd_cgroup = spec.systemd_cgroup();

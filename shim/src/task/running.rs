@@ -59,9 +59,7 @@ impl Pod {
         all: bool,
     ) -> TaskResult<()> {
         process.check(Operation::Kill)?;
-        let signal = i32::try_from(signal)
-            .ok()
-            .and_then(Signal::from_named_raw)
+        let signal = crate::sys::signal(signal)
             .ok_or_else(|| TaskError::InvalidArgument(format!("unknown signal {signal}")))?;
         let init = process.exec.is_none();
         let cgroup = container.state().cgroup.clone();

@@ -32,6 +32,9 @@ pub(crate) struct Target {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) terminal: bool,
+    pub(crate) checkpoint: String,
+    /// What kill sends; 0 means SIGKILL.
+    pub(crate) signal: u32,
 }
 
 impl Target {
@@ -127,7 +130,8 @@ impl Shim {
                     stdin: target.stdin.clone(),
                     stdout: target.stdout.clone(),
                     stderr: target.stderr.clone(),
-                    terminal: target.terminal
+                    terminal: target.terminal,
+                    checkpoint: target.checkpoint.clone()
                 }
             ),
             "start" => call!(start, StartRequest { exec_id: exec_id }),
@@ -176,7 +180,7 @@ impl Shim {
                 kill,
                 KillRequest {
                     exec_id: exec_id,
-                    signal: 9
+                    signal: if target.signal == 0 { 9 } else { target.signal }
                 }
             ),
             "pause" => call!(pause, PauseRequest {}),

@@ -72,7 +72,6 @@ impl Guest {
                 guest_path: "/".to_owned(),
                 read_only: false,
             }],
-            tty: false,
             http: (kind == Kind::Http).then(|| Http::new(free_address())),
             memory_limit: None,
             cpus: None,
