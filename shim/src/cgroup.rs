@@ -37,6 +37,10 @@ impl Cgroup {
         Ok(locate(&membership, &hierarchies(&mounts)))
     }
 
+    pub(crate) fn is_v2(&self) -> bool {
+        matches!(self, Cgroup::V2(_))
+    }
+
     /// The directory of a v1 controller, or the v2 directory.
     fn dir(&self, controller: &str) -> Option<&Path> {
         match self {
@@ -219,6 +223,63 @@ mod tests {
             panic!("taken for v1");
         };
         assert_eq!(dir, Path::new("/sys/fs/cgroup/kubepods.slice/x.scope"));
+    }
+
+    #[test]
+    fn systemds_scopes_are_found_below_the_v2_mount() {
+        let mounts = hierarchies("30 25 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw");
+        let scope = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/\
+                     cri-containerd-0a.scope";
+        let Cgroup::V2(dir) = locate(&format!("0::{scope}\n"), &mounts) else {
+            panic!("taken for v1");
+        };
+        assert_eq!(dir, Path::new(&format!("/sys/fs/cgroup{scope}")));
+    }
+
+    /// A node in Docker sees paths from its own cgroup on, or from the host's root.
+    #[test]
+    fn a_v2_node_in_docker_has_a_cgroup_namespace_or_the_hosts() {
+        let wanted = Path::new("/sys/fs/cgroup/kubelet/kubepods/x");
+        for (root, membership) in [
+            ("/", "0::/kubelet/kubepods/x"),
+            ("/docker/c", "0::/docker/c/kubelet/kubepods/x"),
+            (
+                "/system.slice/docker-c.scope",
+                "0::/system.slice/docker-c.scope/kubelet/kubepods/x",
+            ),
+        ] {
+            let mount = format!("30 25 0:26 {root} /sys/fs/cgroup rw - cgroup2 cgroup rw");
+            let Cgroup::V2(dir) = locate(membership, &hierarchies(&mount)) else {
+                panic!("taken for v1");
+            };
+            assert_eq!(dir, wanted, "{root}");
+        }
+    }
+
+    #[test]
+    fn a_host_with_controllers_on_v2_is_v2_though_systemd_is_on_v1() {
+        let mounts = hierarchies(
+            "31 30 0:27 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+             33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw",
+        );
+        let Cgroup::V2(dir) = locate("1:name=systemd:/a/b\n0::/a/b\n", &mounts) else {
+            panic!("taken for v1");
+        };
+        assert_eq!(dir, Path::new("/sys/fs/cgroup/unified/a/b"));
+    }
+
+    #[test]
+    fn a_name_may_have_colons_and_a_prefix_is_a_whole_component() {
+        let mounts = hierarchies("30 25 0:26 /docker/c /sys/fs/cgroup rw - cgroup2 cgroup2 rw");
+        for (membership, wanted) in [
+            ("0::/docker/c/a:b:c", "/sys/fs/cgroup/a:b:c"),
+            ("0::/docker/cc/x", "/sys/fs/cgroup/docker/cc/x"),
+        ] {
+            let Cgroup::V2(dir) = locate(membership, &mounts) else {
+                panic!("taken for v1");
+            };
+            assert_eq!(dir, Path::new(wanted));
+        }
     }
 
     #[test]

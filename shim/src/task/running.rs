@@ -12,6 +12,7 @@ use super::container::Container;
 use super::own::{blocking, rootfs_of};
 use super::pod::Pod;
 use super::process::{Operation, Process, Status};
+use crate::cgroup::Cgroup;
 use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
 use crate::reaper::Exit;
@@ -63,6 +64,9 @@ impl Pod {
             .ok_or_else(|| TaskError::InvalidArgument(format!("unknown signal {signal}")))?;
         let init = process.exec.is_none();
         let cgroup = container.state().cgroup.clone();
+        // On v2 a frozen process ends at once when it is killed.
+        let frozen =
+            process.status() == Status::Paused && !cgroup.as_deref().is_some_and(Cgroup::is_v2);
         let alive = if let Some(cgroup) = cgroup.filter(|_| all && init) {
             cgroup.signal_all(signal);
             true
@@ -76,8 +80,8 @@ impl Pod {
         if !alive {
             return Err(TaskError::Ended(process.to_string()));
         }
-        if init && signal == Signal::KILL && process.status() == Status::Paused {
-            // A frozen process of cgroup v1 ends only when it is thawed.
+        if init && signal == Signal::KILL && frozen {
+            // On v1 it ends only when it is thawed.
             let systemd = container.state().systemd_cgroup;
             let (launcher, reaper) = (&self.setup.launcher, &self.setup.reaper);
             launcher.resume(reaper, &container.id, systemd).await?;
