@@ -51,6 +51,7 @@ struct Alive {
     generation: u32,
     client: TaskClient,
     pid: u32,
+    socket: PathBuf,
     ended: CancellationToken,
     /// Reads its log.
     _drain: DropTask,
@@ -99,7 +100,7 @@ impl Nested {
             return Ok((alive.client.clone(), None));
         }
         let since = self.reaper.mark();
-        let (client, pid, drain) = tokio::time::timeout(TIMEOUT, self.start())
+        let (client, endpoint, drain) = tokio::time::timeout(TIMEOUT, self.start())
             .await
             .map_err(|_| anyhow!("no answer within {} s", TIMEOUT.as_secs()))
             .and_then(|started| started)
@@ -108,13 +109,14 @@ impl Nested {
         let ended = CancellationToken::new();
         let died = Died {
             generation,
-            exit: self.reaper.watch(pid, since),
+            exit: self.reaper.watch(endpoint.pid, since),
             ended: ended.clone(),
         };
         *alive = Some(Alive {
             generation,
             client: client.clone(),
-            pid,
+            pid: endpoint.pid,
+            socket: endpoint.socket,
             ended,
             _drain: drain,
         });
@@ -124,7 +126,10 @@ impl Nested {
     /// Drops a stock shim that has ended and whose containers are dealt with.
     pub(crate) async fn forget(&self, generation: u32) {
         let mut alive = self.alive.lock().await;
-        alive.take_if(|alive| alive.generation == generation);
+        if let Some(dead) = alive.take_if(|alive| alive.generation == generation) {
+            // One that was killed leaves it. The next one would take the same.
+            let _ = std::fs::remove_file(dead.socket);
+        }
     }
 
     /// Ends the stock shim, when the Pod has no containers left.
@@ -169,7 +174,7 @@ impl Nested {
         format!("{}-runc", self.settings.sandbox)
     }
 
-    async fn start(&self) -> Result<(TaskClient, u32, DropTask)> {
+    async fn start(&self) -> Result<(TaskClient, Endpoint, DropTask)> {
         let dir = self.dir.nested_dir();
         create_dir(&dir)?;
         // Only annotations are read from it; none, so that its id is its group.
@@ -201,12 +206,13 @@ impl Nested {
             .await
             .context("ask for its pid")?
             .shim_pid;
-        self.dir.set_nested(&Endpoint {
+        let endpoint = Endpoint {
             pid,
             socket,
             grpc_address: self.settings.grpc_address.clone(),
-        })?;
-        Ok((client, pid, drain))
+        };
+        self.dir.set_nested(&endpoint)?;
+        Ok((client, endpoint, drain))
     }
 
     async fn run_start(&self, dir: &Path) -> Result<Reply> {

@@ -67,13 +67,12 @@ impl Pod {
             .into_iter()
             .filter(|c| c.state().kind == Some(Kind::Linux) && c.client().is_some())
             .collect();
-        if lost.is_empty() {
-            return;
+        if !lost.is_empty() {
+            log::error!(
+                "containerd-shim-runc-v2 of this Pod ended with {exit:?}; its {} containers are ended",
+                lost.len()
+            );
         }
-        log::error!(
-            "containerd-shim-runc-v2 of this Pod ended with {exit:?}; its {} containers are ended",
-            lost.len()
-        );
         for container in lost {
             if let Err(e) = self
                 .setup
