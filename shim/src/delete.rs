@@ -25,6 +25,8 @@ use crate::{rootfs, sys};
 const KILLED: u32 = 137;
 const CALL: Duration = Duration::from_secs(1);
 const END: Duration = Duration::from_secs(2);
+/// How long a runc that is at work may take.
+const RUNC: Duration = Duration::from_secs(1);
 
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     sys::reserve_low_fds().context("reserve descriptors")?;
@@ -91,6 +93,11 @@ fn delete_dead(pod: &PodDir, flags: &Flags) -> Result<()> {
         .into_iter()
         .filter(|(id, _)| whole_pod || *id == flags.id)
         .collect();
+    if let Some(nested) = pod.nested().filter(|_| whole_pod) {
+        end_nested(&nested);
+    }
+    // What a Create that was under way makes from now on, nobody would delete.
+    end_runc(members.iter().map(|(id, _)| id.as_str()).collect());
     std::thread::scope(|scope| {
         for (id, member) in &members {
             // One that cannot be removed must not keep the others.
@@ -99,9 +106,6 @@ fn delete_dead(pod: &PodDir, flags: &Flags) -> Result<()> {
     });
     if !whole_pod {
         return Ok(());
-    }
-    if let Some(nested) = pod.nested() {
-        end_nested(&nested);
     }
     if let Some(server) = pod.shim() {
         let _ = std::fs::remove_file(&server.socket);
@@ -133,6 +137,39 @@ fn remove(pod: &PodDir, flags: &Flags, id: &str, member: &Member) {
     }
     let _ = rootfs::unmount(&member.bundle.join("rootfs"));
     let _ = pod.container(id).remove();
+}
+
+/// Waits until no runc works on one of `ids` any more, and kills it in the end.
+fn end_runc(ids: Vec<&str>) {
+    let until = Instant::now() + RUNC;
+    loop {
+        let left = runc_processes(&ids);
+        if left.is_empty() {
+            return;
+        }
+        if Instant::now() > until {
+            for pid in left {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Processes called runc with one of `ids` among their arguments.
+fn runc_processes(ids: &[&str]) -> Vec<Pid> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| {
+            let pid = process.file_name().to_str()?.parse().ok()?;
+            let command = std::fs::read_to_string(process.path().join("cmdline")).ok()?;
+            let mut arguments = command.split('\0');
+            let program = Path::new(arguments.next()?).file_name()?;
+            let ours = program == "runc" && arguments.any(|argument| ids.contains(&argument));
+            Pid::from_raw(pid).filter(|_| ours)
+        })
+        .collect()
 }
 
 /// Asks the Pod's stock shim to end, if the pid is still its.
