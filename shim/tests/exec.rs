@@ -393,7 +393,7 @@ fn an_exec_has_the_containers_limits_and_no_rights_beyond_it() {
 
 #[test]
 fn a_container_with_a_terminal_survives_a_restart_of_containerd() {
-    let mut containerd = containerd();
+    let containerd = containerd();
     let more = json!({"tty": true, "stdin": true});
     let (pod_id, id) = {
         let pod = containerd.run_pod("tty");

@@ -10,15 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{Containerd, Pod, eventually, text};
-
-fn kill(pid: u32, signal: &str) {
-    let status = std::process::Command::new("kill")
-        .args(["-s", signal, &pid.to_string()])
-        .status()
-        .unwrap();
-    assert!(status.success(), "kill {pid}");
-}
+use support::{Containerd, Pod, eventually, kill, text};
 
 #[test]
 fn wasm_and_linux_share_a_pod_and_leave_nothing() {
@@ -266,16 +258,17 @@ fn a_pod_whose_pause_died_first_can_be_removed() {
     let containerd = Containerd::start();
     let pod = containerd.run_pod("pause");
     pod.run("wasm", "wasm", &["serve"]);
-    let info = containerd.cri(&["inspectp", &pod.id]);
-    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
-    kill(info["info"]["pid"].as_u64().unwrap() as u32, "KILL");
-    std::thread::sleep(Duration::from_millis(500));
+    kill(pod.pause_pid(), "KILL");
+    eventually("containerd notices", 10, || {
+        let pods = containerd.cri(&["pods", "-q", "--state", "ready"]);
+        pods.is_empty().then_some(())
+    });
     pod.remove();
 }
 
 #[test]
 fn containers_and_logs_survive_a_restart_of_containerd() {
-    let mut containerd = Containerd::start();
+    let containerd = Containerd::start();
     let (id, ids) = {
         let pod = containerd.run_pod("restart");
         let tick = pod.run("tick", "wasm", &["tick"]);

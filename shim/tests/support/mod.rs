@@ -13,7 +13,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -23,24 +23,40 @@ use wasmkind_engine::{Digest, Kind, Kinds};
 pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-wasmkind-v1");
 const STATE: &str = "/run/containerd-shim-wasmkind/k8s.io";
 
-/// A static program from tests/fixtures, compiled once a test run.
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Driver {
+    Cgroupfs,
+    Systemd,
+}
+
+impl Driver {
+    /// The parent of the Pods' cgroups as the kubelet would give it.
+    fn parent(self, name: &str) -> String {
+        match self {
+            Driver::Cgroupfs => format!("/wasmkind-shim-test/{name}"),
+            // A dash means that one slice is in another.
+            Driver::Systemd => format!("wasmkindtest-{name}.slice"),
+        }
+    }
+
+    /// Where that is in a hierarchy.
+    fn dir(self, name: &str) -> String {
+        match self {
+            Driver::Cgroupfs => format!("wasmkind-shim-test/{name}"),
+            Driver::Systemd => format!("wasmkindtest.slice/wasmkindtest-{name}.slice"),
+        }
+    }
+}
+
+/// A static program from tests/fixtures, compiled when its source is newer.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        for program in ["pause", "linux", "runner"] {
-            let source =
-                Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{program}.c"));
-            let new = dir.join(format!("{program}.{}", std::process::id()));
-            let status = Command::new("cc")
-                .args(["-static", "-Os", "-o"])
-                .args([&new, &source])
-                .status()
-                .expect("cc is needed: apt-get install gcc libc6-dev");
-            assert!(status.success(), "compile {}", source.display());
-            // Test binaries may run side by side.
-            fs::rename(&new, dir.join(program)).unwrap();
-        }
+        let compile = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/compile");
+        let status = Command::new(&compile).arg(&dir).status().unwrap();
+        assert!(status.success(), "{} failed", compile.display());
         dir
     });
     dir.join(name)
@@ -94,7 +110,7 @@ const MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
 pub(crate) struct Containerd {
     pub(crate) dir: tempfile::TempDir,
-    child: Child,
+    child: Mutex<Child>,
     path: String,
     libexec: PathBuf,
 }
@@ -160,7 +176,7 @@ impl Containerd {
         );
         fs::write(dir.path().join("config.toml"), config).unwrap();
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-        let child = spawn(dir.path(), &path, &libexec);
+        let child = Mutex::new(spawn(dir.path(), &path, &libexec));
         let containerd = Containerd {
             dir,
             child,
@@ -180,11 +196,14 @@ impl Containerd {
     }
 
     /// Ends containerd and starts it again; shims stay.
-    pub(crate) fn restart(&mut self, down: impl FnOnce()) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        down();
-        self.child = spawn(self.dir.path(), &self.path, &self.libexec);
+    pub(crate) fn restart(&self, down: impl FnOnce()) {
+        {
+            let mut child = self.child.lock().unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            down();
+            *child = spawn(self.dir.path(), &self.path, &self.libexec);
+        }
         self.wait_ready();
     }
 
@@ -274,26 +293,77 @@ impl Containerd {
 
     /// `pid_mode` is CRI's NamespaceMode: 0 for the Pod's, 1 for each its own.
     pub(crate) fn run_pod_with(&self, name: &str, annotations: Value, pid_mode: u8) -> Pod<'_> {
+        let (pod, output) = self.try_run_pod(name, annotations, pid_mode, Driver::Cgroupfs);
+        pod.unwrap_or_else(|| panic!("run Pod {name}: {}\n{}", text(&output), self.log_tail()))
+    }
+
+    /// With its cgroups made by `driver`.
+    pub(crate) fn try_run_pod(
+        &self,
+        name: &str,
+        annotations: Value,
+        pid_mode: u8,
+        driver: Driver,
+    ) -> (Option<Pod<'_>>, Output) {
         let logs = self.dir.path().join(format!("logs-{name}"));
-        fs::create_dir(&logs).unwrap();
+        fs::create_dir_all(&logs).unwrap();
         let config = json!({
             "metadata": {"name": name, "namespace": "test", "uid": name, "attempt": 0},
             "log_directory": logs,
             "annotations": annotations,
             "linux": {
-                "cgroup_parent": format!("/wasmkind-shim-test/{}", self.name()),
+                "cgroup_parent": driver.parent(&self.name()),
                 // NODE: no CNI is needed.
                 "security_context": {"namespace_options": {"network": 2, "pid": pid_mode}},
             },
         });
         let file = self.dir.path().join(format!("{name}.pod.json"));
         fs::write(&file, config.to_string()).unwrap();
-        let id = self.cri(&["runp", "--runtime", "wasmkind", file.to_str().unwrap()]);
-        Pod {
+        let output = self.crictl(&["runp", "--runtime", "wasmkind", file.to_str().unwrap()]);
+        let pod = output.status.success().then(|| Pod {
             containerd: self,
-            id,
+            id: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
             config: file,
             logs,
+        });
+        (pod, output)
+    }
+
+    /// What there is of containers of this containerd, whoever made them.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let dir = self.dir.path().display().to_string();
+        let mut left = processes(&[format!("{dir}/c.sock"), format!("/{}/", self.name())]);
+        let own = format!(" {dir}/config.toml ");
+        left.retain(|process| !process.contains(&own));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        left.extend(
+            mounts
+                .lines()
+                .filter(|l| l.contains(&dir))
+                .map(str::to_owned),
+        );
+        for driver in [Driver::Cgroupfs, Driver::Systemd] {
+            for parent in cgroups(&driver.dir(&self.name())) {
+                left.extend(children(&parent).iter().map(|c| c.display().to_string()));
+            }
+        }
+        for pod in children(Path::new(STATE)) {
+            let shim = fs::read_to_string(pod.join("shim.json")).unwrap_or_default();
+            if shim.contains(&dir) {
+                left.push(pod.display().to_string());
+            }
+        }
+        left
+    }
+
+    /// What must be gone once container `id`, made without CRI, is.
+    pub(crate) fn traces_of(&self, id: &str) -> Traces {
+        Traces {
+            ids: vec![id.to_owned()],
+            sockets: sockets(&Path::new(STATE).join(id)),
+            state: Path::new(STATE).join(id),
+            containerd: self.dir.path().to_owned(),
+            cgroup: self.name(),
         }
     }
 
@@ -338,15 +408,24 @@ impl Drop for Containerd {
         if std::thread::panicking() {
             eprintln!("--- containerd's log ---\n{}", self.log_tail());
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        for parent in cgroups("wasmkind-shim-test") {
-            let _ = fs::remove_dir(parent.join(self.name()));
+        let child = self.child.get_mut().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+        for driver in [Driver::Cgroupfs, Driver::Systemd] {
+            for parent in cgroups(&driver.dir(&self.name())) {
+                let _ = fs::remove_dir(parent);
+            }
         }
     }
 }
 
-/// Directories called `name` at the top of every cgroup hierarchy.
+fn children(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.map(|entry| entry.path()).collect()
+}
+
+/// Directories called `name`, a path, in every cgroup hierarchy.
 fn cgroups(name: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).unwrap().flatten().map(|e| e.path());
@@ -355,6 +434,14 @@ fn cgroups(name: &str) -> Vec<PathBuf> {
         .map(|dir| dir.join(name))
         .filter(|dir| dir.is_dir())
         .collect()
+}
+
+pub(crate) fn kill(pid: u32, signal: &str) {
+    let status = Command::new("kill")
+        .args(["-s", signal, &pid.to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success(), "kill {pid}");
 }
 
 pub(crate) fn text(output: &Output) -> String {
@@ -390,7 +477,7 @@ impl<'a> Pod<'a> {
         });
         let fields = config.as_object_mut().unwrap();
         fields.extend(more.as_object().cloned().unwrap_or_default());
-        let file = self.containerd.dir.path().join(format!("{name}.json"));
+        let file = self.logs.join(format!("{name}.json"));
         fs::write(&file, config.to_string()).unwrap();
         let (file, pod) = (file.to_str().unwrap(), self.config.to_str().unwrap());
         self.containerd.crictl(&["create", &self.id, file, pod])
@@ -484,24 +571,36 @@ impl<'a> Pod<'a> {
 
     /// Everything that must be gone once the Pod is.
     pub(crate) fn traces(&self) -> Traces {
-        let mut sockets = Vec::new();
-        for file in ["shim.json", "nested.json"] {
-            let text = fs::read_to_string(self.state_dir().join(file)).unwrap_or_default();
-            if let Ok(endpoint) = serde_json::from_str::<Value>(&text) {
-                sockets.push(PathBuf::from(endpoint["socket"].as_str().unwrap()));
-            }
-        }
         let mut ids = vec![self.id.clone()];
         if let Ok(dirs) = fs::read_dir(self.state_dir().join("containers")) {
             ids.extend(dirs.flatten().map(|d| d.file_name().into_string().unwrap()));
         }
         Traces {
             ids,
-            sockets,
+            sockets: sockets(&self.state_dir()),
             state: self.state_dir(),
             containerd: self.containerd.dir.path().to_owned(),
             cgroup: self.containerd.name(),
         }
+    }
+
+    /// The pid of the Pod's pause process.
+    pub(crate) fn pause_pid(&self) -> u32 {
+        let info = self.containerd.cri(&["inspectp", &self.id]);
+        let info: Value = serde_json::from_str(&info).unwrap();
+        info["info"]["pid"].as_u64().unwrap() as u32
+    }
+
+    /// Removes a Pod that has lost processes, and tries again as the kubelet does:
+    /// containerd answers the first time that a connection is closed. `traces` are
+    /// from before.
+    pub(crate) fn remove_broken(self, traces: &Traces) {
+        eventually("the Pod is removed", 20, || {
+            let output = self.containerd.crictl(&["rmp", "-f", &self.id]);
+            let gone = text(&output).contains("not found");
+            (output.status.success() || gone).then_some(())
+        });
+        traces.assert_gone();
     }
 
     /// Removes the Pod, and fails unless nothing of it is left.
@@ -556,10 +655,14 @@ impl Traces {
                     left.push(dir.display().to_string());
                 }
             }
-            for parent in cgroups("wasmkind-shim-test") {
-                let dir = parent.join(&self.cgroup).join(id);
-                if dir.exists() {
-                    left.push(dir.display().to_string());
+            // Where ctr puts it.
+            let dirs = cgroups(&format!("k8s.io/{id}"));
+            left.extend(dirs.iter().map(|dir| dir.display().to_string()));
+            for driver in [Driver::Cgroupfs, Driver::Systemd] {
+                for parent in cgroups(&driver.dir(&self.cgroup)) {
+                    let dirs = children(&parent);
+                    let theirs = dirs.iter().filter(|dir| dir.to_string_lossy().contains(id));
+                    left.extend(theirs.map(|dir| dir.display().to_string()));
                 }
             }
         }
@@ -579,6 +682,18 @@ impl Traces {
         left.extend(processes(&self.ids));
         left
     }
+}
+
+/// Where the servers of the Pod with state in `dir` listen.
+fn sockets(dir: &Path) -> Vec<PathBuf> {
+    let files = ["shim.json", "nested.json"].map(|file| dir.join(file));
+    files
+        .iter()
+        .filter_map(|file| {
+            let endpoint: Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+            Some(PathBuf::from(endpoint["socket"].as_str()?))
+        })
+        .collect()
 }
 
 /// Command lines of processes that have one of `ids` among their arguments or
