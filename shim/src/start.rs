@@ -5,13 +5,14 @@
 use std::fs::DirBuilder;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::Mode;
 
 use crate::bootstrap::Params;
 use crate::flags::{Flags, valid_name};
@@ -73,9 +74,11 @@ fn bind(socket: &Path) -> Result<Option<UnixListener>> {
         // Left by a server that was killed.
         Err(_) => std::fs::remove_file(socket).with_context(describe)?,
     }
-    let listener = UnixListener::bind(socket).with_context(describe)?;
-    std::fs::set_permissions(socket, PermissionsExt::from_mode(0o600)).with_context(describe)?;
-    Ok(Some(listener))
+    // Whatever the umask, and at no moment anybody else's: it has root do things.
+    let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(socket);
+    rustix::process::umask(umask);
+    Ok(Some(listener.with_context(describe)?))
 }
 
 struct Server<'a> {

@@ -92,6 +92,8 @@ impl PodDir {
                 .create(true)
                 .truncate(false)
                 .write(true)
+                // Whoever can open it can hold it.
+                .mode(0o600)
                 .open(&path)?;
             rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
             // A server that ended meanwhile has taken the directory away.
