@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use wasmtime::{Error, WasmBacktrace};
 
 /// One line for whoever reads the container's log; nobody may be there to read it.
@@ -21,7 +21,9 @@ impl TerminationLog {
     pub(crate) fn open(path: Option<&Path>) -> Self {
         let flags =
             OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let open = |path| match rustix::fs::open(path, flags, Mode::empty()) {
+        // Nor lead it elsewhere by a link on the way.
+        let resolve = ResolveFlags::NO_SYMLINKS;
+        let open = |path| match rustix::fs::openat2(CWD, path, flags, Mode::empty(), resolve) {
             Ok(fd) => Some(File::from(fd)),
             Err(error) => {
                 complain(&format!("open the termination log: {error}"));
