@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -87,6 +87,10 @@ impl Spec {
     }
 
     pub(crate) fn parse(document: Value) -> Result<Self> {
+        if !document.is_object() {
+            // A list would be read as the fields in their order.
+            bail!("it is no JSON object");
+        }
         let view = View::deserialize(&document)?;
         Ok(Spec { document, view })
     }
@@ -130,6 +134,22 @@ impl Spec {
             .namespaces
             .iter()
             .any(|ns| ns.kind == "pid" && ns.path.as_os_str().is_empty())
+    }
+
+    /// # Errors
+    /// When the spec wants what this runtime does not promise (see `info`). The
+    /// kubelet does not ask for it then, but others may.
+    pub(crate) fn check_supported(&self) -> Result<()> {
+        if self
+            .view
+            .linux
+            .namespaces
+            .iter()
+            .any(|ns| ns.kind == "user")
+        {
+            bail!("not implemented: user namespace (a Pod's hostUsers: false)");
+        }
+        Ok(())
     }
 
     /// Lifts `oomScoreAdj` to what this process may set: going below the own
@@ -184,6 +204,22 @@ mod tests {
         assert!(spec.is_sandbox() && spec.systemd_cgroup() && spec.private_pid_namespace());
         assert_eq!(spec.sandbox_id(), Some("pod"));
         assert_eq!((spec.env("A"), spec.env("B")), (Some("2"), None));
+    }
+
+    #[test]
+    fn a_user_namespace_is_refused() {
+        let spec =
+            |kind: &str| Spec::parse(json!({"linux": {"namespaces": [{"type": kind}]}})).unwrap();
+        let error = spec("user").check_supported().unwrap_err();
+        assert!(error.to_string().contains("user namespace"), "{error}");
+        assert!(spec("pid").check_supported().is_ok());
+    }
+
+    #[test]
+    fn a_list_is_no_spec() {
+        for document in [json!([]), json!([{}, {"args": ["/app.wasm"]}]), json!(null)] {
+            assert!(Spec::parse(document).is_err());
+        }
     }
 
     #[test]

@@ -52,6 +52,7 @@ impl Pod {
         context: Context,
     ) -> TaskResult<u32> {
         let spec = Spec::load(&container.bundle)?;
+        spec.check_supported()?;
         let rootfs = match request.rootfs.is_empty() {
             false => rootfs_of(&container.bundle),
             // The snapshot is mounted by somebody else.
