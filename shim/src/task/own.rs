@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskIO, TaskOOM};
 use containerd_shim_protos::topics;
@@ -75,7 +76,10 @@ impl Pod {
                 write_json(&container.dir.config(), &spec.document)?;
                 (self.launch(container, &spec, vec![]).await?, None)
             }
-            Some(guest) => self.launch_guest(container, &spec, rootfs, &guest).await?,
+            Some(guest) => {
+                self.launch_guest(container, &spec, rootfs, &guest, since)
+                    .await?
+            }
         };
         self.watch(container, &spec, pid, since, control)?;
         let io = TaskIO {
@@ -103,6 +107,7 @@ impl Pod {
         spec: &Spec,
         rootfs: &Path,
         guest: &Guest,
+        since: Mark,
     ) -> Result<(u32, Option<Control>)> {
         let toolchain = &self.setup.toolchain;
         let runner = toolchain.paths.runner()?;
@@ -116,11 +121,21 @@ impl Pod {
         write_json(&container.dir.config(), &document)?;
         let (mut control, fds) = guest::descriptors(&config, compiled.file)?;
         let pid = self.launch(container, spec, fds).await?;
-        control
-            .ready()
-            .await
-            .with_context(|| format!("prepare {}", guest.name))?;
+        if let Err(error) = control.ready().await {
+            let error = self.killed_by_seccomp(pid, since).await.unwrap_or(error);
+            return Err(error.context(format!("prepare {}", guest.name)));
+        }
         Ok((pid, Some(control)))
+    }
+
+    /// The reason why a runner ended that could not say one.
+    async fn killed_by_seccomp(&self, pid: u32, since: Mark) -> Option<anyhow::Error> {
+        let ended = self.setup.reaper.watch(pid, since);
+        let exit = tokio::time::timeout(Duration::from_secs(1), ended).await;
+        let code = exit.ok()?.ok()?.code;
+        (code == 128 + libc::SIGSYS as u32).then(|| {
+            anyhow!("its seccomp profile kills the runner for a system call that every guest needs")
+        })
     }
 
     async fn launch(
