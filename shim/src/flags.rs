@@ -2,6 +2,8 @@
 
 use anyhow::{Result, bail};
 
+use crate::guest::submounts::ACTION;
+
 /// What this process was started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -11,6 +13,8 @@ pub(crate) enum Action {
     Version,
     /// The server itself; only the start action runs it.
     Serve,
+    /// An OCI hook of containers that have volumes inside volumes.
+    Mount,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub(crate) struct Flags {
     pub(crate) bundle: String,
     /// Our socket's path; only given to serve.
     pub(crate) socket: String,
+    /// What to mount; only given to mount.
+    pub(crate) plan: String,
     pub(crate) debug: bool,
 }
 
@@ -63,6 +69,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<(Action, F
             "publish-binary" => &mut flags.publish_binary,
             "bundle" => &mut flags.bundle,
             "socket" => &mut flags.socket,
+            "plan" => &mut flags.plan,
             _ => bail!("unknown flag -{name}"),
         };
         let Some(value) = inline.or_else(|| args.next()) else {
@@ -76,10 +83,11 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<(Action, F
         (.., Some("start")) => Action::Start,
         (.., Some("delete")) => Action::Delete,
         (.., Some("serve")) => Action::Serve,
+        (.., Some(ACTION)) => Action::Mount,
         (.., Some(other)) => bail!("unknown action {other:?}, expected start or delete"),
         (.., None) => bail!("no action given, expected start, delete, -info or -v"),
     };
-    if !matches!(action, Action::Info | Action::Version) {
+    if !matches!(action, Action::Info | Action::Version | Action::Mount) {
         valid_name("-namespace", &flags.namespace)?;
         valid_name("-id", &flags.id)?;
     }

@@ -4,6 +4,7 @@
 mod compile;
 mod module;
 mod rewrite;
+pub(crate) mod submounts;
 mod tree;
 
 use std::fs::File;

@@ -39,6 +39,7 @@ pub fn main() -> ExitCode {
         Action::Delete => delete::delete(&flags),
         Action::Serve => server::serve(&flags),
         Action::Info => info::info(),
+        Action::Mount => guest::submounts::mount(&flags.plan),
         Action::Version => version(),
     });
     match result {

@@ -84,3 +84,41 @@ pub(crate) fn unshare_working_directory() -> io::Result<()> {
     // descriptors, which the function's contract is about, stay shared.
     Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }?)
 }
+
+/// What is set on a mount, and whether on those below it too.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct MountAttributes {
+    pub(crate) set: u64,
+    pub(crate) propagation: u64,
+    pub(crate) recursive: bool,
+}
+
+/// Applies `attributes` to the mount that `tree` is the top of.
+pub(crate) fn set_mount_attributes(tree: &OwnedFd, attributes: &MountAttributes) -> io::Result<()> {
+    let mut flags = libc::AT_EMPTY_PATH;
+    if attributes.recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    let attr = libc::mount_attr {
+        attr_set: attributes.set,
+        attr_clr: 0,
+        propagation: attributes.propagation,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is a C string, and `attr` is valid for reads of the size
+    // that is given; the kernel keeps neither.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -4,6 +4,7 @@
 //! the container would have had as its root is at `/guest`, with its volumes;
 //! that is all a guest can reach. The runner's own /proc, /sys and /dev stay
 //! outside it: /proc/self/mem in a guest's hands would be the runner's memory.
+//! Volumes that are mounted over those are the guest's, not the runner's.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use wasmkind_engine::config::{Http, Preopen, RunnerConfig};
 use wasmkind_engine::{Kind, Kinds};
 
 use super::tree::{MountPoint, Tree, normal};
-use super::{GUEST_ROOT, Guest};
+use super::{GUEST_ROOT, Guest, submounts};
 use crate::spec::{Mount, Spec};
 
 /// Mounts that only the runner gets.
@@ -38,10 +39,13 @@ pub(crate) fn rewrite(spec: &Spec, rootfs: &Path, root: &Path, runner: &Path) ->
         let path = root.join(file);
         std::fs::write(&path, "").with_context(|| format!("create {}", path.display()))?;
     }
-    let mounts = mounts(spec, rootfs, runner)?;
+    let Mounts { runc, submounts } = mounts(spec, rootfs, runner)?;
 
     let mut document = spec.document.clone();
-    document["mounts"] = serde_json::to_value(mounts)?;
+    document["mounts"] = serde_json::to_value(runc)?;
+    if !submounts.is_empty() {
+        submounts::add_hook(&mut document, &root.join("guest"), submounts)?;
+    }
     document["root"] = json!({ "path": root, "readonly": true });
     document["process"] = runners_process(spec)?;
     Ok(document)
@@ -62,48 +66,83 @@ pub(crate) fn runners_process(spec: &Spec) -> Result<Value> {
     Ok(process)
 }
 
-fn mounts(spec: &Spec, rootfs: &Path, runner: &Path) -> Result<Vec<Mount>> {
+struct Mounts {
+    /// In their order.
+    runc: Vec<Mount>,
+    /// Those whose place is inside another volume; destinations are the guest's.
+    submounts: Vec<Mount>,
+}
+
+fn mounts(spec: &Spec, rootfs: &Path, runner: &Path) -> Result<Mounts> {
     let tree = Tree::open(rootfs)?;
-    let bind = |source: &Path, destination: &str, options: &[&str]| Mount {
-        destination: destination.to_owned(),
-        kind: "bind".to_owned(),
-        source: source.display().to_string(),
-        options: options.iter().map(|o| (*o).to_owned()).collect(),
-        ..Mount::default()
-    };
-    let (mut own, mut guest) = (Vec::new(), Vec::new());
+    let (mut own, mut guest, mut submounts) = (Vec::new(), Vec::new(), Vec::new());
+    let mut places = Vec::new();
     for mount in &spec.view.mounts {
         let destination = Path::new("/").join(normal(Path::new(&mount.destination))?);
         let name = destination.display().to_string();
-        if RUNNERS_OWN.contains(&name.as_str()) {
+        if !mount.is_bind() && RUNNERS_OWN.contains(&name.as_str()) {
             own.push(mount.clone());
-        } else if mount.kind != "cgroup" && mount.kind != "cgroup2" && name != "/sys/fs/cgroup" {
-            let file = mount.is_bind() && !Path::new(&mount.source).is_dir();
-            let point = if file {
-                MountPoint::File
-            } else {
-                MountPoint::Dir
-            };
-            let inside = tree.ensure(&destination, point)?;
-            guest.push(Mount {
-                destination: format!("{GUEST_ROOT}{}", inside.display()),
-                ..mount.clone()
-            });
-            if SHARED_FILES.contains(&name.as_str()) {
-                own.push(bind(Path::new(&mount.source), &name, &["rbind", "ro"]));
+            continue;
+        }
+        if mount.kind == "cgroup" || mount.kind == "cgroup2" {
+            continue;
+        }
+        if SHARED_FILES.contains(&name.as_str()) {
+            own.push(bind(Path::new(&mount.source), &name, &["rbind", "ro"]));
+        }
+        match tree.ensure(&destination, MountPoint::of(mount), &places)? {
+            Some(inside) => {
+                guest.push(Mount {
+                    destination: format!("{GUEST_ROOT}{}", inside.display()),
+                    ..mount.clone()
+                });
+                places.push(inside);
             }
+            None => submounts.push(mount.clone()),
         }
     }
     let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "noexec"];
     if spec.view.root.readonly {
         options.push("ro");
     }
-    let mut all = own;
-    all.push(bind(rootfs, GUEST_ROOT, &options));
-    all.extend(guest);
+    let mut runc = without_volumes(&own);
+    runc.extend(own);
+    runc.push(bind(rootfs, GUEST_ROOT, &options));
+    runc.extend(guest);
     // Last, so that no volume can lie over it.
-    all.push(bind(runner, "/runner", &["bind", "ro", "nosuid", "nodev"]));
-    Ok(all)
+    runc.push(bind(runner, "/runner", &["bind", "ro", "nosuid", "nodev"]));
+    Ok(Mounts { runc, submounts })
+}
+
+fn bind(source: &Path, destination: &str, options: &[&str]) -> Mount {
+    mount("bind", &source.display().to_string(), destination, options)
+}
+
+fn mount(kind: &str, source: &str, destination: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: destination.to_owned(),
+        kind: kind.to_owned(),
+        source: source.to_owned(),
+        options: options.iter().map(|o| (*o).to_owned()).collect(),
+        ..Mount::default()
+    }
+}
+
+/// What the runner cannot do without, where a volume has taken its place.
+fn without_volumes(own: &[Mount]) -> Vec<Mount> {
+    let proc = ["nosuid", "noexec", "nodev"];
+    let dev = ["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"];
+    [
+        mount("proc", "proc", "/proc", &proc),
+        mount("tmpfs", "tmpfs", "/dev", &dev),
+    ]
+    .into_iter()
+    .filter(|needed| {
+        let place = Path::new(&needed.destination);
+        let is_there = |mount: &Mount| Path::new(&mount.destination) == place;
+        !own.iter().any(is_there)
+    })
+    .collect()
 }
 
 /// What the runner is told about the guest.
@@ -211,11 +250,8 @@ fn termination_log(spec: &Spec, rootfs: &Path) -> Result<Option<PathBuf>> {
     if !spec.view.mounts.iter().any(|m| m.destination == wanted) {
         return Ok(None);
     }
-    let inside = Tree::open(rootfs)?.ensure(Path::new(wanted), MountPoint::File)?;
-    Ok(Some(PathBuf::from(format!(
-        "{GUEST_ROOT}{}",
-        inside.display()
-    ))))
+    let inside = Tree::open(rootfs)?.ensure(Path::new(wanted), MountPoint::File, &[])?;
+    Ok(inside.map(|inside| PathBuf::from(format!("{GUEST_ROOT}{}", inside.display()))))
 }
 
 #[cfg(test)]

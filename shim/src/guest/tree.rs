@@ -2,14 +2,19 @@
 //! resolved within it, never outside.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+
+use crate::spec::Mount;
+
+/// As many links as the kernel follows.
+const MAX_LINKS: usize = 40;
 
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -22,6 +27,16 @@ pub(super) struct Tree {
 pub(super) enum MountPoint {
     Dir,
     File,
+}
+
+impl MountPoint {
+    pub(super) fn of(mount: &Mount) -> Self {
+        if mount.is_bind() && !Path::new(&mount.source).is_dir() {
+            MountPoint::File
+        } else {
+            MountPoint::Dir
+        }
+    }
 }
 
 impl Tree {
@@ -52,32 +67,90 @@ impl Tree {
     }
 
     /// Makes what of `path` is missing, so that something can be mounted there,
-    /// and gives where in the tree it is once links are followed.
-    pub(super) fn ensure(&self, path: &Path, kind: MountPoint) -> Result<PathBuf> {
+    /// and gives where in the tree it is once links are followed. None when the
+    /// way leads through one of `mounts`, which are places in the tree that
+    /// something else will be mounted on: what is below them here is hidden then.
+    pub(super) fn ensure(
+        &self,
+        path: &Path,
+        kind: MountPoint,
+        mounts: &[PathBuf],
+    ) -> Result<Option<PathBuf>> {
         let path = normal(path)?;
-        let mut parent = self.resolve(Path::new("."), OFlags::PATH | OFlags::CLOEXEC)?;
-        let mut so_far = PathBuf::new();
-        let parts: Vec<_> = path.components().collect();
-        for (i, part) in parts.iter().enumerate() {
-            so_far.push(part);
-            let found = match self.resolve(&so_far, OFlags::PATH | OFlags::CLOEXEC) {
-                Ok(fd) => fd,
-                Err(rustix::io::Errno::NOENT) => {
-                    let last = i + 1 == parts.len();
-                    let name = Path::new(part.as_os_str());
-                    make(&parent, name, kind == MountPoint::File && last)
-                        .with_context(|| self.describe("create mount point", &so_far))?
-                }
-                Err(e) => return Err(e).with_context(|| self.describe("resolve", &so_far)),
-            };
-            parent = found;
-        }
         let base = real_path(&self.root)?;
-        let real = real_path(&parent)?;
-        let inside = real
-            .strip_prefix(&base)
-            .with_context(|| self.describe("resolve", &path))?;
-        Ok(Path::new("/").join(inside))
+        let mut inside = PathBuf::from("/");
+        let end = self.walk(&path, kind, |fd, last| {
+            let real = real_path(fd)?;
+            let rest = real.strip_prefix(&base);
+            inside = Path::new("/").join(rest.with_context(|| self.describe("resolve", &path))?);
+            let through =
+                |mount: &PathBuf| inside.starts_with(mount) && !(last && inside == *mount);
+            Ok(!mounts.iter().any(through))
+        })?;
+        Ok(end.map(|_| inside))
+    }
+
+    /// As `ensure`, but for a tree in which everything is mounted: where to mount
+    /// is what the descriptor holds, whatever becomes of the names on the way.
+    pub(super) fn mount_point(&self, path: &Path, kind: MountPoint) -> Result<OwnedFd> {
+        let end = self.walk(&normal(path)?, kind, |_, _| Ok(true))?;
+        end.with_context(|| self.describe("find mount point", path))
+    }
+
+    /// Goes to `path`, making what is missing. `go_on` sees each part of the way,
+    /// and whether it is the last.
+    fn walk(
+        &self,
+        path: &Path,
+        kind: MountPoint,
+        mut go_on: impl FnMut(&OwnedFd, bool) -> Result<bool>,
+    ) -> Result<Option<OwnedFd>> {
+        let mut path = path.to_owned();
+        let mut links = 0;
+        'again: loop {
+            let mut parent = self.resolve(Path::new("."), OFlags::PATH | OFlags::CLOEXEC)?;
+            let mut so_far = PathBuf::new();
+            let parts: Vec<_> = path.components().collect();
+            for (i, part) in parts.iter().enumerate() {
+                so_far.push(part);
+                let last = i + 1 == parts.len();
+                let found = match self.resolve(&so_far, OFlags::PATH | OFlags::CLOEXEC) {
+                    Ok(fd) => fd,
+                    Err(rustix::io::Errno::NOENT) => {
+                        let name = Path::new(part.as_os_str());
+                        if let Some(target) = self.missing_target(&parent, name)?
+                            && links < MAX_LINKS
+                        {
+                            links += 1;
+                            let rest: PathBuf = parts[i + 1..].iter().collect();
+                            path = normal(&target.join(rest))?;
+                            continue 'again;
+                        }
+                        make(&parent, name, kind == MountPoint::File && last)
+                            .with_context(|| self.describe("create mount point", &so_far))?
+                    }
+                    Err(e) => return Err(e).with_context(|| self.describe("resolve", &so_far)),
+                };
+                if !go_on(&found, last)? {
+                    return Ok(None);
+                }
+                parent = found;
+            }
+            return Ok(Some(parent));
+        }
+    }
+
+    /// Where in the tree the link `name` leads, to something that is missing;
+    /// None when `name` is missing itself.
+    fn missing_target(&self, parent: &OwnedFd, name: &Path) -> Result<Option<PathBuf>> {
+        let Ok(target) = rustix::fs::readlinkat(parent, name, Vec::new()) else {
+            return Ok(None);
+        };
+        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+        let (base, parent) = (real_path(&self.root)?, real_path(parent)?);
+        let parent = parent.strip_prefix(&base);
+        let parent = parent.with_context(|| self.describe("resolve", name))?;
+        Ok(Some(Path::new("/").join(parent).join(target)))
     }
 
     /// Paths of files that are modules by their names: the first few, nearest to
@@ -219,8 +292,8 @@ mod tests {
         let (dir, tree) = tree();
         std::fs::create_dir(dir.path().join("root/var")).unwrap();
         symlink("/run", dir.path().join("root/var/run")).unwrap();
-        let path = tree.ensure(Path::new("/var/run/secrets/token"), MountPoint::Dir);
-        assert_eq!(path.unwrap(), Path::new("/run/secrets/token"));
+        let path = tree.ensure(Path::new("/var/run/secrets/token"), MountPoint::Dir, &[]);
+        assert_eq!(path.unwrap().unwrap(), Path::new("/run/secrets/token"));
         assert!(dir.path().join("root/run/secrets/token").is_dir());
     }
 
@@ -229,7 +302,9 @@ mod tests {
         let (dir, tree) = tree();
         symlink("../../../outside", dir.path().join("root/up")).unwrap();
         symlink("../secret", dir.path().join("root/link")).unwrap();
-        assert!(tree.ensure(Path::new("/up/x"), MountPoint::Dir).is_err());
+        // What a link leads to is made when it is missing, as runc does.
+        let path = tree.ensure(Path::new("/up/x"), MountPoint::Dir, &[]);
+        assert_eq!(path.unwrap().unwrap(), Path::new("/outside/x"));
         assert!(!dir.path().join("outside/x").exists());
         assert!(tree.open_file(Path::new("/link")).unwrap().is_none());
         assert!(tree.open_file(Path::new("/../secret")).unwrap().is_none());
@@ -238,11 +313,11 @@ mod tests {
     #[test]
     fn a_file_mount_gets_a_file() {
         let (dir, tree) = tree();
-        tree.ensure(Path::new("/etc/hosts"), MountPoint::File)
+        tree.ensure(Path::new("/etc/hosts"), MountPoint::File, &[])
             .unwrap();
         assert!(dir.path().join("root/etc/hosts").is_file());
         // Again, over what is there now.
-        tree.ensure(Path::new("/etc/./hosts"), MountPoint::File)
+        tree.ensure(Path::new("/etc/./hosts"), MountPoint::File, &[])
             .unwrap();
     }
 
@@ -268,6 +343,36 @@ mod tests {
             std::fs::write(root.join(format!("m{i}.wasm")), "").unwrap();
         }
         assert_eq!(tree.modules().len(), 10);
+    }
+
+    #[test]
+    fn links_in_a_circle_are_an_error() {
+        let (dir, tree) = tree();
+        symlink("b", dir.path().join("root/a")).unwrap();
+        symlink("a", dir.path().join("root/b")).unwrap();
+        assert!(
+            tree.ensure(Path::new("/a/x"), MountPoint::Dir, &[])
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn what_a_mount_hides_is_not_looked_at() {
+        let (dir, tree) = tree();
+        std::fs::create_dir_all(dir.path().join("root/data/deep")).unwrap();
+        symlink("/run", dir.path().join("root/data/link")).unwrap();
+        symlink("data/deep", dir.path().join("root/in")).unwrap();
+        let mounts = [PathBuf::from("/data")];
+        let ensure = |path: &str| tree.ensure(Path::new(path), MountPoint::Dir, &mounts);
+        for path in ["/data/new", "/data/link/x", "/data/link", "/in", "/in/x"] {
+            let below = ensure(path).unwrap();
+            assert!(below.is_none(), "{path}: {below:?}");
+        }
+        assert!(!dir.path().join("root/data/new").exists());
+        assert!(!dir.path().join("root/run/x").exists());
+        for path in ["/data", "/run/x", "/database"] {
+            assert!(ensure(path).unwrap().is_some(), "{path}");
+        }
     }
 
     #[test]

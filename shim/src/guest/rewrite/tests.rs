@@ -18,7 +18,11 @@ impl Fixture {
         let mut document = json!({
             "ociVersion": "1.1.0",
             "process": {
-                "terminal": false, "user": {"uid": 1000}, "noNewPrivileges": true,
+                "terminal": false, "user": {"uid": 1000, "additionalGids": [3000]},
+                "noNewPrivileges": true, "apparmorProfile": "cri-containerd.apparmor.d",
+                "selinuxLabel": "system_u:system_r:container_t:s0", "oomScoreAdj": 500,
+                "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 9, "soft": 9}],
+                "capabilities": {"bounding": ["CAP_CHOWN"]},
                 "args": ["/app.wasm", "x"], "env": ["A=b=c", "LD_PRELOAD=/x"], "cwd": "/srv",
             },
             "root": {"path": "rootfs"},
@@ -35,6 +39,8 @@ impl Fixture {
             ],
             "linux": {"resources": {"memory": {"limit": 67108864},
                                     "cpu": {"quota": 50000, "period": 100000}},
+                      "seccomp": {"defaultAction": "SCMP_ACT_ERRNO"},
+                      "maskedPaths": ["/proc/keys"], "readonlyPaths": ["/proc/sys"],
                       "unknownToUs": 1},
         });
         change(&mut document);
@@ -100,10 +106,18 @@ fn the_guest_gets_volumes_and_nothing_of_the_runner() {
 
 #[test]
 fn what_the_shim_does_not_know_stays() {
-    let document = Fixture::new(|_| {}).rewrite();
-    assert_eq!(document["linux"]["unknownToUs"], 1);
-    assert_eq!(document["process"]["user"]["uid"], 1000);
-    assert_eq!(document["process"]["noNewPrivileges"], true);
+    let fixture = Fixture::new(|_| {});
+    let document = fixture.rewrite();
+    assert_eq!(document["linux"], fixture.spec.document["linux"]);
+    let (mut process, mut before) = (
+        document["process"].clone(),
+        fixture.spec.document["process"].clone(),
+    );
+    for ours in ["args", "env", "cwd"] {
+        process[ours] = Value::Null;
+        before[ours] = Value::Null;
+    }
+    assert_eq!(process, before);
     let secrets = &document["mounts"][5];
     assert_eq!(secrets["uidMappings"], json!([]));
     assert_eq!(secrets["options"], json!(["rbind", "ro"]));
@@ -115,6 +129,51 @@ fn the_runner_has_none_of_the_guests_environment() {
     assert_eq!(document["process"]["args"], json!(["/runner"]));
     assert_eq!(document["process"]["env"], json!([]));
     assert_eq!(document["root"]["readonly"], true);
+}
+
+#[test]
+fn a_volume_over_the_runners_directories_is_the_guests() {
+    let document = Fixture::new(|d| {
+        for mount in d["mounts"].as_array_mut().unwrap().iter_mut().take(3) {
+            mount["type"] = "bind".into();
+        }
+    })
+    .rewrite();
+    let destinations = destinations(&document);
+    assert_eq!(destinations[..2], ["/proc", "/dev"]);
+    assert_eq!(document["mounts"][0]["type"], "proc");
+    assert_eq!(document["mounts"][1]["type"], "tmpfs");
+    for place in ["/guest/proc", "/guest/dev", "/guest/sys/fs/cgroup"] {
+        assert!(destinations.contains(&place), "{destinations:?}");
+    }
+}
+
+#[test]
+fn a_volume_inside_a_volume_is_not_runcs_to_mount() {
+    let fixture = Fixture::new(|d| {
+        let volume = d["mounts"][4]["source"].clone();
+        let inner = json!({"destination": "/var/run/secrets/inner", "type": "bind",
+            "source": volume, "options": ["rbind", "ro"]});
+        d["mounts"].as_array_mut().unwrap().push(inner);
+        d["hooks"] = json!({"createContainer": [{"path": "/another"}]});
+    });
+    let document = fixture.rewrite();
+    let runcs = destinations(&document).join(" ");
+    assert!(!runcs.contains("inner"), "{runcs}");
+    let hooks = document["hooks"]["createContainer"].as_array().unwrap();
+    assert_eq!(hooks.len(), 2);
+    let plan = hooks[0]["args"][2].as_str().unwrap();
+    assert!(plan.contains("/var/run/secrets/inner"), "{plan}");
+    assert!(
+        fixture
+            .dir
+            .path()
+            .join("volume")
+            .read_dir()
+            .unwrap()
+            .next()
+            .is_none()
+    );
 }
 
 #[test]
