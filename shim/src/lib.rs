@@ -12,6 +12,8 @@ mod delete;
 mod error;
 mod events;
 mod flags;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod guest;
 mod info;
 mod launch;

@@ -10,5 +10,7 @@ mod process;
 mod running;
 mod service;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use forward::runc_options;
 pub(crate) use pod::{Pod, Setup};
 pub(crate) use service::TaskService;

@@ -131,7 +131,7 @@ where
 
 /// The options for the stock shim, which takes no other type. What the
 /// configuration says for runc is kept.
-fn runc_options(given: Option<&Any>, systemd_cgroup: bool) -> TaskResult<Any> {
+pub(crate) fn runc_options(given: Option<&Any>, systemd_cgroup: bool) -> TaskResult<Any> {
     let mut options = match given {
         Some(any) if any.type_url.rsplit('/').next() == Some("containerd.runc.v1.Options") => {
             Options::parse_from_bytes(&any.value).map_err(|e| {
