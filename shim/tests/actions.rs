@@ -37,7 +37,11 @@ impl Bundle {
     }
 
     fn shim(&self, action: &[&str], stdin: &[u8]) -> Output {
-        let mut child = Command::new(SHIM)
+        self.run(Command::new(SHIM), action, stdin)
+    }
+
+    fn run(&self, mut shim: Command, action: &[&str], stdin: &[u8]) -> Output {
+        let mut child = shim
             .args(["-namespace", &self.namespace, "-address", "/nowhere.sock"])
             .args(["-publish-binary", "/bin/false", "-id", "one"])
             .args(action)
@@ -220,8 +224,65 @@ fn info_and_version() {
     let info = RuntimeInfo::parse_from_bytes(&output.stdout).unwrap();
     assert_eq!(info.name, "io.containerd.wasmkind.v1");
     let features: serde_json::Value = serde_json::from_slice(&info.features.value).unwrap();
-    assert!(features.is_object());
+    // The kubelet refuses hostUsers: false by these.
+    let namespaces = features["linux"]["namespaces"].as_array().unwrap();
+    assert!(namespaces.contains(&"pid".into()) && !namespaces.contains(&"user".into()));
+    assert!(features["linux"]["mountExtensions"].is_null(), "{features}");
     let output = Command::new(SHIM).arg("-v").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains(env!("CARGO_PKG_VERSION")), "{text}");
+}
+
+#[test]
+fn ids_that_would_lead_elsewhere_are_refused() {
+    let bundle = Bundle::new();
+    let config =
+        r#"{"annotations": {"io.kubernetes.cri.sandbox-id": "../../tmp/wasmkind-escape"}}"#;
+    std::fs::write(bundle.dir.path().join("config.json"), config).unwrap();
+    let output = bundle.shim(&["start"], &bundle.params());
+    assert!(
+        !output.status.success(),
+        "a sandbox id with .. was accepted"
+    );
+    for action in ["start", "delete"] {
+        for id in ["..", "a/b", "."] {
+            // The later flag counts.
+            let output = bundle.shim(&["-id", id, action], b"");
+            let error = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                error.contains("not a valid identifier"),
+                "{action} {id}: {error}"
+            );
+        }
+    }
+    assert!(!bundle.state().exists() && !Path::new("/tmp/wasmkind-escape").exists());
+    assert!(!bundle.dir.path().join("s").exists(), "a socket was made");
+}
+
+#[test]
+fn nobody_else_may_connect_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let bundle = Bundle::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$@\"", "sh", SHIM]);
+    let output = bundle.run(command, &["start"], &bundle.params());
+    let address = BootstrapResult::parse_from_bytes(&output.stdout)
+        .unwrap()
+        .address;
+    let socket = Path::new(address.trim_start_matches("unix://"));
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(socket), 0o600);
+    assert_eq!(mode(socket.parent().unwrap()), 0o711);
+    assert_eq!(mode(&bundle.state().join("one")), 0o711);
+    for file in ["lock", "shim.json"] {
+        assert_eq!(
+            mode(&bundle.state().join("one").join(file)),
+            0o600,
+            "{file}"
+        );
+    }
+    let client = TaskClient::new(Client::connect(&address).unwrap());
+    let context = with_duration(Duration::from_secs(5));
+    client.shutdown(context, &ShutdownRequest::new()).unwrap();
+    gone(socket);
 }

@@ -214,11 +214,21 @@ impl Containerd {
     }
 
     pub(crate) fn import(&self, name: &str, files: &[(&str, &[u8])], entrypoint: &[&str]) {
+        self.import_with_links(name, files, &[], entrypoint);
+    }
+
+    pub(crate) fn import_with_links(
+        &self,
+        name: &str,
+        files: &[(&str, &[u8])],
+        links: &[(&str, &str)],
+        entrypoint: &[&str],
+    ) {
         let archive = self.dir.path().join(format!("{name}.tar"));
-        image::write(&archive, &format!("test.local/{name}:1"), files, entrypoint);
+        let reference = format!("test.local/{name}:1");
+        image::write(&archive, &reference, files, links, entrypoint);
         self.import_file(&archive);
         // The CRI plugin learns of it by an event.
-        let reference = format!("test.local/{name}:1");
         eventually("CRI knows the image", 10, || {
             let output = self.crictl(&["inspecti", &reference]);
             output.status.success().then_some(())
@@ -305,18 +315,33 @@ impl Containerd {
         pid_mode: u8,
         driver: Driver,
     ) -> (Option<Pod<'_>>, Output) {
+        // NODE: no CNI is needed.
+        let security = json!({"namespace_options": {"network": 2, "pid": pid_mode}});
+        let linux = json!({"security_context": security});
+        self.request_pod(
+            name,
+            driver,
+            json!({"annotations": annotations, "linux": linux}),
+        )
+    }
+
+    /// `more` are fields of CRI's PodSandboxConfig.
+    pub(crate) fn request_pod(
+        &self,
+        name: &str,
+        driver: Driver,
+        more: Value,
+    ) -> (Option<Pod<'_>>, Output) {
         let logs = self.dir.path().join(format!("logs-{name}"));
         fs::create_dir_all(&logs).unwrap();
-        let config = json!({
+        let mut config = json!({
             "metadata": {"name": name, "namespace": "test", "uid": name, "attempt": 0},
             "log_directory": logs,
-            "annotations": annotations,
-            "linux": {
-                "cgroup_parent": driver.parent(&self.name()),
-                // NODE: no CNI is needed.
-                "security_context": {"namespace_options": {"network": 2, "pid": pid_mode}},
-            },
+            "linux": {},
         });
+        let fields = config.as_object_mut().unwrap();
+        fields.extend(more.as_object().cloned().unwrap_or_default());
+        config["linux"]["cgroup_parent"] = json!(driver.parent(&self.name()));
         let file = self.dir.path().join(format!("{name}.pod.json"));
         fs::write(&file, config.to_string()).unwrap();
         let output = self.crictl(&["runp", "--runtime", "wasmkind", file.to_str().unwrap()]);
@@ -560,6 +585,13 @@ impl<'a> Pod<'a> {
     pub(crate) fn spec(&self, id: &str) -> Value {
         let text = self.containerd.cri(&["inspect", id]);
         serde_json::from_str::<Value>(&text).unwrap()["info"]["runtimeSpec"].clone()
+    }
+
+    /// The pid of the pause container's process.
+    pub(crate) fn sandbox_pid(&self) -> u32 {
+        let text = self.containerd.cri(&["inspectp", &self.id]);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        value["info"]["pid"].as_u64().unwrap() as u32
     }
 
     /// The pid of a container's process.
