@@ -3,8 +3,9 @@
 mod stats;
 
 use std::fs::{self, File};
-use std::io::{Read, Seek};
+use std::io::{ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal};
@@ -109,6 +110,37 @@ impl OomCounter {
         }
         field(&text, "oom_kill").unwrap_or(0)
     }
+}
+
+/// Removes the cgroup of container `id` that a runc has left which was killed
+/// before it had written down what it made; there is no process in it any more, or
+/// not for long. systemd looks after its own.
+pub(crate) fn remove_left(cgroups_path: &str, id: &str) {
+    let path = Path::new(cgroups_path);
+    if !path.is_absolute() || path.file_name() != Some(id.as_ref()) {
+        return;
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for dir in places(path, &hierarchies(&mounts)) {
+        for _ in 0..20 {
+            match fs::remove_dir(&dir) {
+                Err(e) if e.kind() == ErrorKind::ResourceBusy => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Where runc makes a cgroup with an absolute path: it goes by the mountpoints,
+/// whatever part of a hierarchy is mounted there.
+fn places(path: &Path, hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    hierarchies
+        .iter()
+        .map(|hierarchy| hierarchy.mountpoint.join(below))
+        .collect()
 }
 
 /// The value of `name` in a file of `name value` lines.
@@ -266,6 +298,18 @@ mod tests {
             panic!("taken for v1");
         };
         assert_eq!(dir, Path::new("/sys/fs/cgroup/unified/a/b"));
+    }
+
+    #[test]
+    fn runc_makes_a_cgroup_below_each_mountpoint() {
+        let places = places(Path::new("/kubepods/x"), &hierarchies(V1_MOUNTS));
+        assert_eq!(
+            places[..2],
+            [
+                Path::new("/sys/fs/cgroup/cpu,cpuacct/kubepods/x"),
+                Path::new("/sys/fs/cgroup/memory/kubepods/x"),
+            ]
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::flags::Flags;
 use crate::launch::{Launcher, Runc};
 use crate::nested::{self, Settings};
 use crate::state::{Endpoint, Kind, Member, PodDir, runc_root, stock_runc_root};
-use crate::{rootfs, sys};
+use crate::{cgroup, rootfs, sys};
 
 /// 128 + SIGKILL, as the stock shim says.
 const KILLED: u32 = 137;
@@ -27,6 +27,9 @@ const CALL: Duration = Duration::from_secs(1);
 const END: Duration = Duration::from_secs(2);
 /// How long a runc that is at work may take.
 const RUNC: Duration = Duration::from_secs(1);
+/// How long the stock shim may take to end when it is asked, and when it is killed.
+const STOCK_SHIM: Duration = Duration::from_millis(700);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     sys::reserve_low_fds().context("reserve descriptors")?;
@@ -35,6 +38,13 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
         match server {
             Some(server) => delete_from(&server, &flags.id),
             None => delete_dead(&pod, flags)?,
+        }
+    }
+    // containerd does not ask again for a Pod whose last container is deleted.
+    for pod in PodDir::all_retired(&flags.namespace) {
+        if !pod.shim().is_some_and(|server| lives(server.pid)) {
+            end_nested(&pod);
+            let _ = pod.remove();
         }
     }
     let response = DeleteResponse {
@@ -51,6 +61,12 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
 
 fn answers(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
+}
+
+/// Whether `pid` still is a server; one that was killed has no arguments any more.
+fn lives(pid: u32) -> bool {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    command.ends_with(b"\0serve\0")
 }
 
 /// The server lives: it alone knows the other containers, so it does the work,
@@ -93,11 +109,13 @@ fn delete_dead(pod: &PodDir, flags: &Flags) -> Result<()> {
         .into_iter()
         .filter(|(id, _)| whole_pod || *id == flags.id)
         .collect();
-    if let Some(nested) = pod.nested().filter(|_| whole_pod) {
-        end_nested(&nested);
+    // What a Create that was under way makes from now on, nobody would delete. The
+    // stock shim's runc would die with it, half-way.
+    let ids: Vec<_> = members.iter().map(|(id, _)| id.as_str()).collect();
+    end_runc(pod, &ids);
+    if whole_pod {
+        end_nested(pod);
     }
-    // What a Create that was under way makes from now on, nobody would delete.
-    end_runc(members.iter().map(|(id, _)| id.as_str()).collect());
     std::thread::scope(|scope| {
         for (id, member) in &members {
             // One that cannot be removed must not keep the others.
@@ -135,58 +153,69 @@ fn remove(pod: &PodDir, flags: &Flags, id: &str, member: &Member) {
     } else {
         let _ = Launcher::new(runc_root(&flags.namespace)).delete_now(id);
     }
+    cgroup::remove_left(&member.cgroups_path, id);
     let _ = rootfs::unmount(&member.bundle.join("rootfs"));
     let _ = pod.container(id).remove();
 }
 
-/// Waits until no runc works on one of `ids` any more, and kills it in the end.
-fn end_runc(ids: Vec<&str>) {
+/// Waits until nothing that the dead server has launched works on one of `ids` any
+/// more; a runc that takes too long is killed.
+fn end_runc(pod: &PodDir, ids: &[&str]) {
     let until = Instant::now() + RUNC;
     loop {
-        let left = runc_processes(&ids);
-        if left.is_empty() {
+        let runc = processes("runc", ids);
+        // A child of the server's that has not become another program yet.
+        let server = processes("containerd-shim-wasmkind-v1", &[&pod.sandbox()]);
+        let forked = server
+            .iter()
+            .any(|(_, arguments)| arguments.ends_with("serve"));
+        if runc.is_empty() && !forked {
             return;
         }
         if Instant::now() > until {
-            for pid in left {
+            for (pid, _) in runc {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
             return;
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 
-/// Processes called runc with one of `ids` among their arguments.
-fn runc_processes(ids: &[&str]) -> Vec<Pid> {
+/// Ends the Pod's stock shim, which may be about to start only.
+fn end_nested(pod: &PodDir) {
+    let id = nested::id(&pod.sandbox());
+    for signal in [Signal::TERM, Signal::KILL] {
+        let until = Instant::now() + STOCK_SHIM;
+        while Instant::now() < until {
+            let left = processes(nested::BINARY, &[&id]);
+            if left.is_empty() {
+                break;
+            }
+            for (pid, _) in left {
+                let _ = rustix::process::kill_process(pid, signal);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+    if let Some(nested) = pod.nested() {
+        let _ = std::fs::remove_file(&nested.socket);
+    }
+}
+
+/// Processes of `program` with one of `wanted` among their arguments, and these.
+fn processes(program: &str, wanted: &[&str]) -> Vec<(Pid, String)> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     processes
         .filter_map(|process| {
             let pid = process.file_name().to_str()?.parse().ok()?;
             let command = std::fs::read_to_string(process.path().join("cmdline")).ok()?;
-            let mut arguments = command.split('\0');
-            let program = Path::new(arguments.next()?).file_name()?;
-            let ours = program == "runc" && arguments.any(|argument| ids.contains(&argument));
-            Pid::from_raw(pid).filter(|_| ours)
+            let (path, arguments) = command.trim_end_matches('\0').split_once('\0')?;
+            let ours = Path::new(path).file_name()? == program
+                && arguments
+                    .split('\0')
+                    .any(|argument| wanted.contains(&argument));
+            Some((Pid::from_raw(pid).filter(|_| ours)?, arguments.to_owned()))
         })
         .collect()
-}
-
-/// Asks the Pod's stock shim to end, if the pid is still its.
-fn end_nested(nested: &Endpoint) {
-    let command = std::fs::read(format!("/proc/{}/cmdline", nested.pid)).unwrap_or_default();
-    let ours = String::from_utf8_lossy(&command).contains(nested::BINARY);
-    let Some(pid) = Pid::from_raw(nested.pid as i32).filter(|_| ours) else {
-        return;
-    };
-    for signal in [Signal::TERM, Signal::KILL] {
-        if rustix::process::kill_process(pid, signal).is_err() {
-            break;
-        }
-        let until = Instant::now() + Duration::from_millis(700);
-        while Instant::now() < until && rustix::process::test_kill_process(pid).is_ok() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-    let _ = std::fs::remove_file(&nested.socket);
 }

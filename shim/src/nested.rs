@@ -171,7 +171,7 @@ impl Nested {
     }
 
     fn id(&self) -> String {
-        format!("{}-runc", self.settings.sandbox)
+        id(&self.settings.sandbox)
     }
 
     async fn start(&self) -> Result<(TaskClient, Endpoint, DropTask)> {
@@ -241,6 +241,11 @@ impl Nested {
         }
         Reply::decode(&read(&mut stdout)?).context("decode the reply of its start action")
     }
+}
+
+/// The id that the Pod's stock shim is started with.
+pub(crate) fn id(sandbox: &str) -> String {
+    format!("{sandbox}-runc")
 }
 
 /// The stock shim's delete action, to be run in the container's bundle.

@@ -51,6 +51,9 @@ pub(crate) enum Kind {
 pub(crate) struct Member {
     pub(crate) kind: Kind,
     pub(crate) bundle: PathBuf,
+    /// As the spec has it.
+    #[serde(default)]
+    pub(crate) cgroups_path: String,
 }
 
 /// The directory of one Pod.
@@ -76,6 +79,27 @@ impl PodDir {
         pods.flatten()
             .map(|pod| PodDir { dir: pod.path() })
             .find(|pod| pod.container(id).dir.is_dir())
+    }
+
+    /// The Pod's id, also of a retired directory.
+    pub(crate) fn sandbox(&self) -> String {
+        let name = self.dir.file_name().unwrap_or_default().display();
+        let name = name.to_string();
+        let retired = name
+            .strip_prefix('.')
+            .and_then(|name| name.rsplit_once('.'));
+        retired.map_or(name.clone(), |(id, _)| id.to_owned())
+    }
+
+    /// What servers have given up that are about to end, or were killed then.
+    pub(crate) fn all_retired(namespace: &str) -> Vec<Self> {
+        let pods = fs::read_dir(Path::new(ROOT).join(namespace));
+        pods.into_iter()
+            .flatten()
+            .flatten()
+            .filter(|pod| pod.file_name().as_encoded_bytes().starts_with(b"."))
+            .map(|pod| PodDir { dir: pod.path() })
+            .collect()
     }
 
     pub(crate) fn remove(&self) -> Result<()> {

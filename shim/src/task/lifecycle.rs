@@ -67,7 +67,7 @@ impl Pod {
             Payload::Sandbox => (Kind::Sandbox, None),
             Payload::Wasm(guest) => (Kind::Wasm, Some(guest)),
         };
-        remember(container, kind)?;
+        remember(container, kind, &spec)?;
         container.state().rootfs = rootfs.clone();
         if kind == Kind::Linux {
             let systemd = spec.systemd_cgroup();

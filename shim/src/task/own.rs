@@ -251,11 +251,12 @@ pub(super) fn exit_event(container: &Container, process: &Process, exit: Exit) -
 }
 
 /// The member file, written before anything of the container exists.
-pub(super) fn remember(container: &Container, kind: Kind) -> Result<()> {
+pub(super) fn remember(container: &Container, kind: Kind, spec: &Spec) -> Result<()> {
     container.state().kind = Some(kind);
     container.dir.create(&Member {
         kind,
         bundle: container.bundle.clone(),
+        cgroups_path: spec.view.linux.cgroups_path.clone(),
     })
 }
 

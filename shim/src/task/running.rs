@@ -12,7 +12,7 @@ use super::container::Container;
 use super::own::{blocking, rootfs_of};
 use super::pod::Pod;
 use super::process::{Operation, Process, Status};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
 use crate::reaper::Exit;
@@ -139,7 +139,11 @@ impl Pod {
                 .await?;
         }
         let (rootfs, dir) = (rootfs_of(&container.bundle), container.dir.clone());
+        let id = container.id.clone();
         blocking(move || {
+            if let Some(member) = dir.member() {
+                cgroup::remove_left(&member.cgroups_path, &id);
+            }
             rootfs::unmount(&rootfs)?;
             dir.remove()
         })
