@@ -147,6 +147,97 @@ fn a_shim_killed_at_any_moment_of_a_create_or_a_delete_leaves_nothing() {
     assert_clean(&containerd);
 }
 
+/// Stops the runc that works on container `id`, if it can be caught at it.
+fn stop_runc(id: &str, until: Instant) -> Option<u32> {
+    while Instant::now() < until {
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).into_owned();
+            let mut arguments = command.split('\0');
+            if arguments.next() == Some("runc") && arguments.any(|argument| argument == id) {
+                let pid = process.file_name().to_str()?.parse().ok()?;
+                let stopped = std::process::Command::new("kill")
+                    .args(["-s", "STOP", process.file_name().to_str()?])
+                    .status();
+                return stopped.is_ok_and(|status| status.success()).then_some(pid);
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_runc_that_outlives_the_shim_leaves_nothing() {
+    let containerd = Containerd::start();
+    for image in ["wasm", "linux"] {
+        let pod = containerd.run_pod("slow");
+        if image == "linux" {
+            pod.run("first", "linux", &["serve"]);
+        }
+        // It works for a moment only, and may be missed.
+        let caught = (0..20).find_map(|turn| {
+            let id = pod.create(&format!("c{turn}"), image, &["serve"], json!({}));
+            let mut start = containerd.crictl_command(&["start", &id]);
+            let silent = || std::process::Stdio::null();
+            let start = start.stdout(silent()).stderr(silent()).spawn().unwrap();
+            let runc = stop_runc(&id, Instant::now() + Duration::from_secs(2));
+            runc.map(|runc| (id, start, runc))
+        });
+        let (id, mut start, runc) = caught.expect("runc was never seen at work");
+        let (shim, traces) = (pod.server_pid("shim.json"), pod.traces().and(&id));
+        kill(shim, "KILL");
+        // By now the delete action is there.
+        std::thread::sleep(Duration::from_millis(500));
+        // The stock shim's runc ends with it.
+        let _ = std::process::Command::new("kill")
+            .args(["-s", "CONT", &runc.to_string()])
+            .status();
+        start.wait().unwrap();
+        pod.remove_broken(&traces);
+        assert_clean(&containerd);
+    }
+}
+
+#[test]
+fn a_shim_killed_at_its_end_leaves_nothing_for_long() {
+    let containerd = Containerd::start();
+    let mixed = Mixed::run(&containerd);
+    let (shim, stock) = (mixed.pid("shim"), mixed.pid("stock shim"));
+    containerd.cri(&["rm", "-f", &mixed.wasm, &mixed.linux]);
+    // It does not answer when it is asked to end, and ours waits for it.
+    kill(stock, "STOP");
+    let traces = mixed.pod.traces();
+    containerd.cri(&["rmp", "-f", &mixed.pod.id]);
+    kill(shim, "KILL");
+    // The next Pod's end is when it is noticed.
+    containerd.run_pod("next").remove();
+    traces.assert_gone();
+    assert_clean(&containerd);
+}
+
+#[test]
+fn the_delete_action_beside_a_living_server_ends_one_container() {
+    let containerd = Containerd::start();
+    for image in ["wasm", "linux"] {
+        let mixed = Mixed::run(&containerd);
+        let victim = mixed.pod.run("victim", image, &["serve"]);
+        let tasks = "state/io.containerd.runtime.v2.task/k8s.io";
+        let bundle = containerd.dir.path().join(tasks).join(&victim);
+        let output = std::process::Command::new(support::SHIM)
+            .args(["-namespace", "k8s.io", "-address", "/nowhere.sock"])
+            .args(["-publish-binary", "/bin/false", "-id", &victim, "-bundle"])
+            .arg(&bundle)
+            .arg("delete")
+            .current_dir(&bundle)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(mixed.pod.exit_code(&victim), 137);
+        assert!(mixed.pod.is_running(&mixed.wasm) && mixed.pod.is_running(&mixed.linux));
+        mixed.pod.remove();
+    }
+}
+
 #[test]
 fn containerd_killed_again_and_again_under_load_loses_nothing() {
     let containerd = Containerd::start();
@@ -227,9 +318,12 @@ fn thirty_pods_leave_a_node_as_it_was() {
             scope.spawn(move || {
                 for turn in 0..10 {
                     let pod = containerd.run_pod(&format!("soak-{worker}-{turn}"));
-                    let image = ["wasm", "linux"][turn % 2];
-                    let id = pod.run("c", image, &["exit", "3"]);
-                    assert_eq!(pod.exit_code(&id), 3);
+                    // An end that comes at once is not lost.
+                    let images = [["wasm", "wasm"], ["wasm", "linux"]][turn % 2];
+                    for (code, image) in ["3", "4"].iter().zip(images) {
+                        let id = pod.run(code, image, &["exit", code]);
+                        assert_eq!(pod.exit_code(&id).to_string(), *code);
+                    }
                     pod.remove();
                 }
             });

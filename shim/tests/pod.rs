@@ -391,6 +391,26 @@ fn a_linux_create_that_outlasts_its_bundle_leaves_nothing() {
 }
 
 #[test]
+fn a_flood_in_the_stock_shims_log_holds_nothing_up() {
+    let containerd = Containerd::start();
+    let pod = containerd.run_pod("flood");
+    pod.run("first", "linux", &["serve"]);
+    let fifo = pod.state_dir().join("nested/log");
+    let mut log = std::fs::OpenOptions::new().write(true).open(fifo).unwrap();
+    let flood = std::thread::spawn(move || {
+        // Neither all of it text, nor all of it lines.
+        log.write_all(&b"a line\n\xff\xfe\n".repeat(1 << 16))
+            .unwrap();
+        log.write_all(&vec![b'x'; 1 << 18]).unwrap();
+    });
+    eventually("it is read", 20, || flood.is_finished().then_some(()));
+    flood.join().unwrap();
+    let next = pod.run("next", "linux", &["exit", "7"]);
+    assert_eq!(pod.exit_code(&next), 7);
+    pod.remove();
+}
+
+#[test]
 fn options_that_are_not_runcs_do_not_reach_the_stock_shim() {
     let options = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.wasmkind.options]\n\
                    Anything = 'else'";
