@@ -477,6 +477,28 @@ fn a_restore_is_refused_by_create() {
 }
 
 #[test]
+fn a_paused_container_can_be_killed() {
+    let containerd = Containerd::start();
+    let pod = containerd.run_pod("frozen");
+    let maker = Maker::new(&pod);
+    for kind in ["wasm", "linux"] {
+        let target = maker.container(kind, "frozen", &["serve"], "running");
+        let exec = target.exec("e");
+        maker.shim.must(&["exec", "start"], &exec);
+        maker.shim.must(&["pause"], &target);
+        let paused = containerd_shim_protos::api::Status::PAUSED;
+        for process in [&target, &exec] {
+            assert_eq!(maker.shim.state(process).status, paused.into(), "{kind}");
+        }
+        maker.shim.must(&["kill"], &target);
+        assert_eq!(maker.shim.wait(&target), 137, "{kind}");
+        assert_eq!(maker.shim.wait(&exec), 137, "{kind}");
+        maker.shim.must(&["delete"], &target);
+    }
+    pod.remove();
+}
+
+#[test]
 fn a_real_time_signal_is_a_signal() {
     let containerd = Containerd::start();
     let pod = containerd.run_pod("signal");
