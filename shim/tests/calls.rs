@@ -7,6 +7,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -20,19 +21,33 @@ struct Maker<'a> {
     /// Of a container that containerd made.
     spec: Value,
     dir: &'a Path,
-    /// Nothing in /tmp may have the same name.
+    /// Nothing on this machine may have the same name.
     prefix: String,
+    made: Mutex<Vec<Target>>,
+    /// Until it is removed.
+    pod: Option<Pod<'a>>,
 }
 
 impl<'a> Maker<'a> {
-    fn new(pod: &'a Pod<'a>) -> Self {
+    fn new(pod: Pod<'a>) -> Self {
         let sample = pod.run("sample", "wasm", &["serve"]);
         Maker {
             shim: pod.connect(),
             spec: pod.spec(&sample),
             dir: pod.containerd.dir.path(),
             prefix: pod.id[..12].to_owned(),
+            made: Mutex::default(),
+            pod: Some(pod),
         }
+    }
+
+    fn connect(&self) -> Shim {
+        self.pod.as_ref().unwrap().connect()
+    }
+
+    /// Removes the Pod, in which no container is left.
+    fn finish(mut self) {
+        self.pod.take().unwrap().remove();
     }
 
     /// Brings a container of `kind` into `state`.
@@ -70,12 +85,14 @@ impl<'a> Maker<'a> {
         spec["linux"]["cgroupsPath"] = Path::new(path).with_file_name(&id).to_str().into();
         spec["root"] = json!({"path": "rootfs"});
         std::fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
-        Target {
+        let target = Target {
             id,
             bundle: bundle.to_str().unwrap().to_owned(),
             process: spec["process"].clone(),
             ..Default::default()
-        }
+        };
+        self.made.lock().unwrap().push(target.clone());
+        target
     }
 
     /// Brings an exec of a running container into `state`.
@@ -114,9 +131,21 @@ impl<'a> Maker<'a> {
 
     fn remove(&self, target: &Target) {
         let init = target.exec("");
-        for call in ["resume", "kill", "wait", "delete"] {
-            // Whichever its state allows.
-            let _ = self.shim.call(call, &init);
+        // Whichever its state allows.
+        if self.shim.call("kill", &init).is_ok() {
+            let _ = self.shim.call("wait", &init);
+        }
+        let _ = self.shim.call("delete", &init);
+    }
+}
+
+impl Drop for Maker<'_> {
+    /// What a test that failed has left: containerd does not know of it.
+    fn drop(&mut self) {
+        if self.pod.is_some() {
+            for target in self.made.lock().unwrap().iter() {
+                self.remove(target);
+            }
         }
     }
 }
@@ -311,7 +340,7 @@ fn events_come_once_and_in_order_for_both_kinds() {
     let containerd = Containerd::start();
     let listener = Listener::start(&containerd);
     let pod = containerd.run_pod("events");
-    let mut maker = Maker::new(&pod);
+    let mut maker = Maker::new(pod);
     for (kind, private) in [
         ("wasm", false),
         ("linux", false),
@@ -364,7 +393,7 @@ fn events_come_once_and_in_order_for_both_kinds() {
             "{kind}, {private}"
         );
     }
-    pod.remove();
+    maker.finish();
 }
 
 #[test]
@@ -372,7 +401,7 @@ fn a_guest_that_ends_at_once_is_told_of_in_order() {
     let containerd = Containerd::start();
     let listener = Listener::start(&containerd);
     let pod = containerd.run_pod("quick");
-    let maker = Maker::new(&pod);
+    let maker = Maker::new(pod);
     for i in 0..50 {
         let target = maker.bundle("wasm", &format!("quick{i}"), &["exit", "3"]);
         maker.shim.must(&["create", "start"], &target);
@@ -383,7 +412,7 @@ fn a_guest_that_ends_at_once_is_told_of_in_order() {
             ["create", "start", "exit", "delete"]
         );
     }
-    pod.remove();
+    maker.finish();
 }
 
 #[test]
@@ -391,8 +420,8 @@ fn a_kill_that_races_with_the_start() {
     let containerd = Containerd::start();
     let listener = Listener::start(&containerd);
     let pod = containerd.run_pod("race");
-    let maker = Maker::new(&pod);
-    let killer = pod.connect();
+    let maker = Maker::new(pod);
+    let killer = maker.connect();
     for i in 0..20 {
         let target = maker.container("wasm", &format!("race{i}"), &["serve"], "created");
         let started = std::thread::scope(|scope| {
@@ -412,14 +441,14 @@ fn a_kill_that_races_with_the_start() {
         }
         assert_eq!(listener.of(&target.id), expected);
     }
-    pod.remove();
+    maker.finish();
 }
 
 #[test]
 fn an_exec_needs_a_container_that_runs() {
     let containerd = Containerd::start();
     let pod = containerd.run_pod("late");
-    let maker = Maker::new(&pod);
+    let maker = Maker::new(pod);
     for kind in ["wasm", "linux"] {
         let target = maker.container(kind, "late", &["serve"], "running");
         let exec = target.exec("e");
@@ -429,19 +458,19 @@ fn an_exec_needs_a_container_that_runs() {
         maker.shim.must(&["delete"], &target);
         assert_eq!(maker.outcome("state", &exec), "none", "{kind}");
     }
-    pod.remove();
+    maker.finish();
 }
 
 #[test]
 fn an_exec_under_way_does_not_keep_its_container() {
     let containerd = Containerd::start();
     let pod = containerd.run_pod("mute");
-    let maker = Maker::new(&pod);
+    let maker = Maker::new(pod);
     let target = maker.container("wasm", "mute", &["serve"], "running");
     let mut exec = target.exec("e");
     // Its runner never gets ready.
     exec.process["args"] = json!(["/app.wasm", "mute"]);
-    let other = pod.connect();
+    let other = maker.connect();
     other.must(&["exec"], &exec);
     let began = Instant::now();
     std::thread::scope(|scope| {
@@ -459,28 +488,28 @@ fn an_exec_under_way_does_not_keep_its_container() {
         "it waited for the runner"
     );
     other.must(&["delete"], &target);
-    pod.remove();
+    maker.finish();
 }
 
 #[test]
 fn a_restore_is_refused_by_create() {
     let containerd = Containerd::start();
     let pod = containerd.run_pod("restore");
-    let maker = Maker::new(&pod);
+    let maker = Maker::new(pod);
     let target = Target {
         checkpoint: "/some/where".to_owned(),
         ..maker.bundle("wasm", "restore", &["serve"])
     };
     assert_eq!(maker.outcome("create", &target), "never");
     assert_eq!(maker.outcome("state", &target), "none");
-    pod.remove();
+    maker.finish();
 }
 
 #[test]
 fn a_paused_container_can_be_killed() {
     let containerd = Containerd::start();
     let pod = containerd.run_pod("frozen");
-    let maker = Maker::new(&pod);
+    let maker = Maker::new(pod);
     for kind in ["wasm", "linux"] {
         let target = maker.container(kind, "frozen", &["serve"], "running");
         let exec = target.exec("e");
@@ -495,14 +524,14 @@ fn a_paused_container_can_be_killed() {
         assert_eq!(maker.shim.wait(&exec), 137, "{kind}");
         maker.shim.must(&["delete"], &target);
     }
-    pod.remove();
+    maker.finish();
 }
 
 #[test]
 fn a_real_time_signal_is_a_signal() {
     let containerd = Containerd::start();
     let pod = containerd.run_pod("signal");
-    let maker = Maker::new(&pod);
+    let maker = Maker::new(pod);
     for kind in ["wasm", "linux"] {
         let mut target = maker.container(kind, "signal", &["serve"], "running");
         target.signal = 37;
@@ -511,14 +540,14 @@ fn a_real_time_signal_is_a_signal() {
         assert_eq!(maker.shim.wait(&target), 128 + 37, "{kind}");
         maker.shim.must(&["delete"], &target);
     }
-    pod.remove();
+    maker.finish();
 }
 
 #[test]
 fn calls_in_every_state_end_as_with_the_stock_shim() {
     let containerd = Containerd::start();
     let pod = containerd.run_pod("calls");
-    let maker = Maker::new(&pod);
+    let maker = Maker::new(pod);
     let mut used = HashSet::new();
     let container =
         |kind: &str, name: &str, state: &str| maker.container(kind, name, &["serve"], state);
@@ -536,5 +565,5 @@ fn calls_in_every_state_end_as_with_the_stock_shim() {
     for (i, difference) in DIFFERENT.iter().enumerate() {
         assert!(used.contains(&i), "no longer different: {difference:?}");
     }
-    pod.remove();
+    maker.finish();
 }
