@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::rpc::Target;
-use support::{Containerd, Pod, text};
+use support::{Containerd, Pod, eventually, text};
 
 const TOOL: &[u8] = include_bytes!("fixtures/tool.wat");
 /// A command that ends with 4, and one that has to be named.
@@ -269,6 +269,29 @@ fn an_exec_with_a_terminal() {
     assert_eq!(shim.wait(&is), 0);
     assert_eq!(end_of(&output), "terminal\r\n".repeat(3));
     shim.must(&["delete"], &is);
+
+    // More than a FIFO holds, but for little; nobody reads until the guest has ended.
+    let long = "x".repeat(70_000);
+    let (args, _, stdout) = exec("args", &["/tool.wat", "a", &long]);
+    let keep = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&stdout.0)
+        .unwrap();
+    shim.must(&["exec", "start"], &args);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| shim.wait(&args));
+        let pid = shim.state(&args).pid;
+        eventually("the guest has ended", 20, || {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.is_empty().then_some(())
+        });
+        let output = stdout.read();
+        assert_eq!(waiter.join().unwrap(), 0);
+        drop(keep);
+        assert_eq!(end_of(&output), format!("/tool.wat\r\na\r\n{long}\r\n"));
+    });
+    shim.must(&["delete"], &args);
 
     let (cat, stdin, stdout) = exec("cat", &["/tool.wat", "cat"]);
     let output = stdout.read();

@@ -18,6 +18,7 @@ cat <&4 5>&- > "$2.stderr" &
 [ "$1" = silent ] || printf r >&5
 exec 5>&-
 wait
+sleep 0.5
 echo done > "$2.done"
 "#;
 
