@@ -270,14 +270,15 @@ fn an_exec_with_a_terminal() {
     assert_eq!(end_of(&output), "terminal\r\n".repeat(3));
     shim.must(&["delete"], &is);
 
-    // More than a FIFO holds, but for little; nobody reads until the guest has ended.
-    let long = "x".repeat(70_000);
+    // More than the FIFO holds; nobody reads until the guest has ended.
+    let long = "x".repeat(6000);
     let (args, _, stdout) = exec("args", &["/tool.wat", "a", &long]);
     let keep = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(&stdout.0)
         .unwrap();
+    rustix::pipe::fcntl_setpipe_size(&keep, 4096).unwrap();
     shim.must(&["exec", "start"], &args);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| shim.wait(&args));
