@@ -9,11 +9,12 @@ TRIPLE := $(shell uname -m)-unknown-linux-gnu
 STATIC := $(CARGO_TARGET_DIR)/$(TRIPLE)/release
 WASM := $(GUESTS)/wasm32-wasip2/release
 LINUX := $(GUESTS)/$(TRIPLE)/release
+comma := ,
 crt_static = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static"
 
 ARTIFACTS := bin/artifacts
 PROGRAMS := $(addprefix $(ARTIFACTS)/,containerd-shim-wasmkind-v1 wasmkind-runner wasmkind-compiler)
-IMAGES := $(addprefix $(ARTIFACTS)/images/,mixed-pod-wasm.tar mixed-pod-linux.tar)
+IMAGES := $(addprefix $(ARTIFACTS)/images/,mixed-pod-wasm.tar mixed-pod-linux.tar conformance-wasm.tar conformance-linux.tar)
 SAMPLES := $(ARTIFACTS)/samples/mixed-pod.yaml
 
 .PHONY: help up setup build guests programs test down clean FORCE
@@ -84,13 +85,32 @@ $(LINUX)/mixed-linux: FORCE
 	+@cd examples/mixed-pod/linux && CARGO_TARGET_DIR=$(GUESTS) $(crt_static) \
 		cargo build --release --locked --target $(TRIPLE)
 
-# image(reference, file on this machine, path in the image): one file, which is the entrypoint.
-image = @mkdir -p $(@D) && bin/wasmkind build image -t $(1) --entrypoint '["$(3)"]' -o $@ $(2):$(3)
+# One source, three components and two static binaries, of one build each.
+CONFORMANCE_WASM := $(addprefix $(WASM)/,service.wasm command.wasm exit.wasm)
+CONFORMANCE_LINUX := $(addprefix $(LINUX)/,command exit)
+
+$(CONFORMANCE_WASM) &: FORCE
+	+@ci/wasm-sysroot
+	+@set -a && . $(CACHE)/guest-env && cd examples/conformance/guest && CARGO_TARGET_DIR=$(GUESTS) \
+		cargo build --release --locked --target wasm32-wasip2
+
+$(CONFORMANCE_LINUX) &: FORCE
+	+@cd examples/conformance/guest && CARGO_TARGET_DIR=$(GUESTS) $(crt_static) \
+		cargo build --release --locked --target $(TRIPLE) --bins
+
+# image(reference, entrypoint, SOURCE:/TARGET...)
+image = @mkdir -p $(@D) && bin/wasmkind build image -t $(1) --entrypoint '$(2)' -o $@ $(3)
+# Files in an image's root.
+in_root = $(foreach file,$(1),$(file):/$(notdir $(file)))
 
 $(ARTIFACTS)/images/mixed-pod-wasm.tar: $(WASM)/mixed_pod_wasm.wasm bin/wasmkind
-	$(call image,wasmkind.dev/examples/mixed-pod-wasm:v1,$<,/mixed-pod.wasm)
+	$(call image,wasmkind.dev/examples/mixed-pod-wasm:v1,["/mixed-pod.wasm"],$<:/mixed-pod.wasm)
 $(ARTIFACTS)/images/mixed-pod-linux.tar: $(LINUX)/mixed-linux bin/wasmkind
-	$(call image,wasmkind.dev/examples/mixed-pod-linux:v1,$<,/mixed-linux)
+	$(call image,wasmkind.dev/examples/mixed-pod-linux:v1,["/mixed-linux"],$<:/mixed-linux)
+$(ARTIFACTS)/images/conformance-wasm.tar: $(CONFORMANCE_WASM) examples/conformance/corrupt.wasm bin/wasmkind
+	$(call image,wasmkind.dev/conformance/wasm:v1,["/service.wasm"],$(call in_root,$(filter %.wasm,$^)))
+$(ARTIFACTS)/images/conformance-linux.tar: $(CONFORMANCE_LINUX) bin/wasmkind
+	$(call image,wasmkind.dev/conformance/linux:v1,["/command"$(comma)"serve"],$(call in_root,$(filter $(LINUX)/%,$^)))
 
 $(ARTIFACTS)/samples/%.yaml: examples/%/pod.yaml
 	@install -D -m 0644 $< $@

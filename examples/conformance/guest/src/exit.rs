@@ -1,0 +1,22 @@
+//! Exits with the code that is its argument.
+
+fn main() {
+    let code = std::env::args().nth(1).and_then(|code| code.parse().ok());
+    let Some(code) = code else {
+        eprintln!("exit: the argument must be a code from 0 to 255");
+        exit(2)
+    };
+    exit(code)
+}
+
+/// std's own makes 1 of every code but 0 on WASI 0.2.
+#[cfg(target_os = "wasi")]
+fn exit(code: u8) -> ! {
+    wasip2::cli::exit::exit_with_code(code);
+    unreachable!("the host ends the guest")
+}
+
+#[cfg(not(target_os = "wasi"))]
+fn exit(code: u8) -> ! {
+    std::process::exit(code.into())
+}

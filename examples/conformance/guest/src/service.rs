@@ -1,0 +1,7 @@
+//! The conformance guest as a wasi:http service, with a fresh instance a request.
+#![cfg(target_os = "wasi")]
+
+mod http;
+mod memory;
+mod routes;
+mod wasi_http;

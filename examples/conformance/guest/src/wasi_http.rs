@@ -1,0 +1,155 @@
+//! wasi:http, as plain functions: one request comes in, others go out.
+
+use std::fmt::Debug;
+use std::io::{self, Read, Write};
+
+use wasip2::exports::http::incoming_handler::Guest;
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{
+    Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse,
+    ResponseOutparam, Scheme,
+};
+use wasip2::io::streams::{InputStream, OutputStream};
+
+use crate::http::Answer;
+use crate::routes::{self, Request, Response};
+
+struct Service;
+
+wasip2::http::proxy::export!(Service);
+
+impl Guest for Service {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        let target = request.path_with_query().unwrap_or_default();
+        if let Err(error) = handle(&request, target.clone(), out) {
+            // Nobody is left to answer to.
+            eprintln!("answer {target}: {error}");
+        }
+    }
+}
+
+fn handle(request: &IncomingRequest, target: String, out: ResponseOutparam) -> io::Result<()> {
+    let mut body = Incoming::open(
+        request
+            .consume()
+            .map_err(|()| failed("open", "the request"))?,
+    )?;
+    let mut outgoing = Outgoing::NotBegun(Some(out));
+    let request = Request {
+        target,
+        body: &mut body,
+    };
+    routes::answer(request, &mut outgoing, get)?;
+    outgoing.end()
+}
+
+/// A body and its stream, which must be dropped first.
+struct Incoming {
+    stream: InputStream,
+    _body: IncomingBody,
+}
+
+impl Incoming {
+    fn open(body: IncomingBody) -> io::Result<Self> {
+        let stream = body.stream().map_err(|()| failed("open", "the stream"))?;
+        Ok(Self {
+            stream,
+            _body: body,
+        })
+    }
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Read::read(&mut self.stream, buffer)
+    }
+}
+
+enum Outgoing {
+    NotBegun(Option<ResponseOutparam>),
+    Begun {
+        stream: OutputStream,
+        body: OutgoingBody,
+    },
+}
+
+impl Outgoing {
+    fn stream(&mut self) -> io::Result<&mut OutputStream> {
+        match self {
+            Self::Begun { stream, .. } => Ok(stream),
+            Self::NotBegun(_) => Err(failed("write", "before the head")),
+        }
+    }
+
+    fn end(self) -> io::Result<()> {
+        if let Self::Begun { stream, body } = self {
+            drop(stream);
+            OutgoingBody::finish(body, None).map_err(|error| failed("finish the body", error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Response for Outgoing {
+    fn begin(&mut self, status: u16) -> io::Result<()> {
+        let Self::NotBegun(out) = self else {
+            return Err(failed("begin", "a second time"));
+        };
+        let out = out.take().ok_or_else(|| failed("begin", "a second time"))?;
+        let response = OutgoingResponse::new(Fields::new());
+        response
+            .set_status_code(status)
+            .map_err(|()| failed("set the status", status))?;
+        let body = response.body().map_err(|()| failed("open", "the body"))?;
+        ResponseOutparam::set(out, Ok(response));
+        let stream = body.write().map_err(|()| failed("open", "the stream"))?;
+        *self = Self::Begun { stream, body };
+        Ok(())
+    }
+}
+
+impl Write for Outgoing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Write::write(self.stream()?, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream()?.flush()
+    }
+}
+
+/// Gets `http://AUTHORITY/PATH`.
+fn get(url: &str) -> io::Result<Answer> {
+    let rest = url
+        .strip_prefix("http://")
+        .ok_or_else(|| failed("not an http URL", url))?;
+    let (authority, path) = match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, "/"),
+    };
+    let request = OutgoingRequest::new(Fields::new());
+    request
+        .set_scheme(Some(&Scheme::Http))
+        .and_then(|()| request.set_authority(Some(authority)))
+        .and_then(|()| request.set_path_with_query(Some(path)))
+        .map_err(|()| failed("ask for", url))?;
+    let future = outgoing_handler::handle(request, None).map_err(io::Error::other)?;
+    future.subscribe().block();
+    let response = match future.get() {
+        Some(Ok(response)) => response.map_err(io::Error::other)?,
+        _ => return Err(failed("take", "the response")),
+    };
+    let mut text = String::new();
+    let body = response
+        .consume()
+        .map_err(|()| failed("open", "the body"))?;
+    Incoming::open(body)?.read_to_string(&mut text)?;
+    Ok(Answer {
+        status: response.status(),
+        text,
+    })
+}
+
+fn failed(what: &str, cause: impl Debug) -> io::Error {
+    io::Error::other(format!("{what}: {cause:?}"))
+}
