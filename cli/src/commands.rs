@@ -1,6 +1,7 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr.
 
 mod build;
+mod conformance;
 mod create;
 mod delete;
 mod down;
@@ -51,6 +52,8 @@ enum Command {
     /// Write a kubeconfig
     #[command(subcommand)]
     Export(export::Command),
+    /// Prove that a cluster runs Wasm and Linux containers as equals in one Pod
+    Conformance(Box<conformance::Arguments>),
     /// Show versions
     Version(version::Arguments),
 }
@@ -89,6 +92,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Export(export::Command::Kubeconfig(arguments)) => {
                 export::run(&arguments).await
             }
+            Command::Conformance(arguments) => conformance::run(&arguments).await,
             Command::Version(arguments) => version::run(&arguments).await,
         }
     });

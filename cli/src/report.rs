@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::{cluster, docker, kubeconfig};
+use crate::{cluster, conformance, docker, kubeconfig};
 
 /// The command could not be understood.
 pub const USAGE: u8 = 2;
@@ -29,6 +29,9 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
         cause
             .downcast_ref()
             .is_some_and(cluster::Error::is_interruption)
+            || cause
+                .downcast_ref()
+                .is_some_and(conformance::Error::is_interruption)
     });
     ExitCode::from(if interrupted { INTERRUPTED } else { FAILED })
 }
@@ -62,6 +65,9 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return error.hint();
     }
     if let Some(error) = cause.downcast_ref::<kubeconfig::Error>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<conformance::Error>() {
         return error.hint();
     }
     cause

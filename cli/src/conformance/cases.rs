@@ -1,0 +1,77 @@
+//! The table of all cases, one file an area.
+
+mod debug;
+mod env;
+mod exec;
+mod failure;
+mod lifecycle;
+mod logs;
+mod network;
+mod pod;
+mod probes;
+mod resources;
+mod security;
+mod volumes;
+
+use serde_json::{Value, json};
+
+use super::case::Case;
+
+/// All cases, in the order in which they are listed.
+pub(super) fn all() -> Vec<Case> {
+    [
+        pod::cases(),
+        env::cases(),
+        volumes::cases(),
+        network::cases(),
+        lifecycle::cases(),
+        probes::cases(),
+        exec::cases(),
+        logs::cases(),
+        resources::cases(),
+        security::cases(),
+        debug::cases(),
+        failure::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Mounts the shared volume at /shared, in a container.
+fn mounts() -> Value {
+    json!({ "volumeMounts": [{ "name": "shared", "mountPath": "/shared" }] })
+}
+
+/// The shared volume, in a Pod.
+fn volumes() -> Value {
+    json!([{ "name": "shared", "emptyDir": {} }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_case_is_named_explained_and_documented() {
+        let mut names = BTreeSet::new();
+        for case in all() {
+            let (area, behaviour) = case.name.split_once('.').unwrap();
+            for part in [area, behaviour] {
+                let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+                assert!(
+                    !part.is_empty() && part.chars().all(allowed),
+                    "{}",
+                    case.name
+                );
+            }
+            // With a suffix they name Pods, whose names end up as labels and host names.
+            assert!(case.name.len() <= 45, "{}", case.name);
+            assert!(names.insert(case.name), "{} is there twice", case.name);
+            assert!(case.shows.ends_with('.'), "{}: {}", case.name, case.shows);
+            assert!(case.documentation.ends_with('/'), "{}", case.name);
+        }
+        assert!(names.len() >= 80, "{} cases", names.len());
+    }
+}
