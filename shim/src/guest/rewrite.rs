@@ -81,7 +81,10 @@ fn mounts(spec: &Spec, rootfs: &Path, runner: &Path) -> Result<Mounts> {
         let destination = Path::new("/").join(normal(Path::new(&mount.destination))?);
         let name = destination.display().to_string();
         if !mount.is_bind() && RUNNERS_OWN.contains(&name.as_str()) {
-            own.push(mount.clone());
+            own.push(Mount {
+                destination: name,
+                ..mount.clone()
+            });
             continue;
         }
         if mount.kind == "cgroup" || mount.kind == "cgroup2" {

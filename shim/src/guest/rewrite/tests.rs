@@ -90,7 +90,7 @@ fn the_guest_gets_volumes_and_nothing_of_the_runner() {
         destinations(&document),
         [
             "/proc",
-            "/dev/",
+            "/dev",
             "/etc/hosts",
             "/guest",
             "/guest/etc/hosts",
