@@ -2,6 +2,7 @@
 //! that runs it.
 
 mod compile;
+mod memory;
 mod module;
 mod rewrite;
 pub(crate) mod submounts;
@@ -19,6 +20,7 @@ use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::protocol;
 
 pub(crate) use compile::Toolchain;
+pub(crate) use memory::MemoryLimit;
 pub(crate) use module::{Guest, find, find_exec};
 pub(crate) use rewrite::{exec_config, rewrite, runner_config, runners_process};
 
@@ -34,10 +36,16 @@ pub(crate) const GUEST_ROOT: &str = "/guest";
 pub(crate) fn descriptors(
     config: &RunnerConfig,
     compiled: File,
+    memory_limit: &MemoryLimit,
 ) -> Result<(Control, Vec<OwnedFd>)> {
     let config = compile::sealed_file("runner-config", &serde_json::to_vec(config)?)?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("create a socket")?;
-    let fds = vec![config.into(), compiled.into(), theirs.into()];
+    let fds = vec![
+        config.into(),
+        compiled.into(),
+        theirs.into(),
+        memory_limit.share()?,
+    ];
     Ok((Control::new(ours)?, fds))
 }
 

@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 /// The first descriptor that is handed to a child, after stdio.
 pub(crate) const FIRST_PASSED_FD: RawFd = 3;
 /// How many descriptors are handed to a child at most.
-const PASSED_FDS: RawFd = 3;
+const PASSED_FDS: RawFd = 4;
 
 /// Keeps the low descriptors occupied, so that nothing this process opens later
 /// sits where a child expects a passed descriptor: `pass_fds` could then

@@ -27,10 +27,6 @@ pub struct RunnerConfig {
     /// Required by [`Kind::Http`].
     #[serde(default)]
     pub http: Option<Http>,
-    /// Bytes of linear memory and tables, all instances together. Should lie below the
-    /// cgroup's limit, so that growing fails in the guest before the kernel kills it.
-    #[serde(default)]
-    pub memory_limit: Option<u64>,
     /// CPUs that the cgroup grants, where it limits them.
     #[serde(default)]
     pub cpus: Option<f32>,

@@ -2,27 +2,36 @@
 //! container.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use wasmtime::{ResourceLimiter, Result};
 
-/// What all instances of a container have grown by.
+use crate::protocol::NO_MEMORY_LIMIT;
+
+/// What all instances of a container may take, and have grown by.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    limit: usize,
+    limit: &'static AtomicU64,
     grown: Arc<AtomicUsize>,
 }
 
 impl Budget {
-    /// `limit` in bytes; none is no limit.
-    pub fn new(limit: Option<u64>) -> Self {
-        let limit = limit.map_or(usize::MAX, |limit| {
-            usize::try_from(limit).unwrap_or(usize::MAX)
-        });
+    /// `limit` in bytes, [`NO_MEMORY_LIMIT`] for none. It may change at any time, and counts
+    /// for what grows afterwards.
+    pub fn new(limit: &'static AtomicU64) -> Self {
         Self {
             limit,
             grown: Arc::default(),
         }
+    }
+
+    pub fn unlimited() -> Self {
+        static NONE: AtomicU64 = AtomicU64::new(NO_MEMORY_LIMIT);
+        Self::new(&NONE)
+    }
+
+    fn limit(&self) -> usize {
+        usize::try_from(self.limit.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 }
 
@@ -49,7 +58,7 @@ impl Limits {
 
     fn grow(&mut self, current: usize, desired: usize) -> bool {
         let more = desired.saturating_sub(current);
-        let limit = self.budget.limit;
+        let limit = self.budget.limit();
         if current == 0 {
             if self.initial.saturating_add(more) > limit {
                 return false;
@@ -106,9 +115,14 @@ impl Drop for Limits {
 mod tests {
     use super::*;
 
+    fn budget(limit: u64) -> (Budget, &'static AtomicU64) {
+        let limit: &AtomicU64 = Box::leak(Box::new(AtomicU64::new(limit)));
+        (Budget::new(limit), limit)
+    }
+
     #[test]
     fn growth_counts_for_all_and_ends_with_the_store() {
-        let budget = Budget::new(Some(100));
+        let (budget, _) = budget(100);
         let mut first = Limits::new(&budget);
         assert!(first.memory_growing(0, 40, None).unwrap());
         assert!(first.memory_growing(40, 80, None).unwrap());
@@ -130,21 +144,34 @@ mod tests {
 
     #[test]
     fn one_store_cannot_start_above_the_limit() {
-        let mut limits = Limits::new(&Budget::new(Some(100)));
+        let mut limits = Limits::new(&budget(100).0);
         assert!(!limits.memory_growing(0, 101, None).unwrap());
         assert!(
             !limits.table_growing(0, 13, None).unwrap(),
             "13 elements are 104 bytes"
         );
         assert!(
-            Limits::new(&Budget::new(None))
+            Limits::new(&Budget::unlimited())
                 .memory_growing(0, usize::MAX, None)
                 .unwrap()
         );
         assert!(
-            !Limits::new(&Budget::new(None))
+            !Limits::new(&Budget::unlimited())
                 .memory_growing(0, 10, Some(9))
                 .unwrap()
         );
+    }
+
+    #[test]
+    fn a_new_limit_counts_at_once_and_takes_nothing_away() {
+        let (budget, limit) = budget(100);
+        let mut store = Limits::new(&budget);
+        assert!(store.memory_growing(0, 40, None).unwrap());
+        assert!(!store.memory_growing(40, 120, None).unwrap());
+        limit.store(200, Ordering::Relaxed);
+        assert!(store.memory_growing(40, 120, None).unwrap());
+        limit.store(50, Ordering::Relaxed);
+        assert!(!store.memory_growing(120, 121, None).unwrap());
+        assert!(store.memory_growing(120, 120, None).is_ok());
     }
 }

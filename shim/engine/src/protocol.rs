@@ -1,6 +1,6 @@
 //! How the shim and the runner talk.
 //!
-//! The runner inherits three descriptors. On [`CONTROL_FD`] it writes the line [`READY`] once
+//! The runner inherits four descriptors. On [`CONTROL_FD`] it writes the line [`READY`] once
 //! the module is mapped, linked and pre-instantiated, or `error: ` and one line, and exits 1.
 //! The shim answers [`START`] (end of file instead: exit without running). A service binds its
 //! address before it answers [`STARTED`]; a command answers at once. Then the socket stays
@@ -12,6 +12,12 @@ pub const CONFIG_FD: i32 = 3;
 pub const MODULE_FD: i32 = 4;
 /// A connected stream socket.
 pub const CONTROL_FD: i32 = 5;
+/// A file of memory, sealed against a change of its size, whose first eight bytes are a `u64` of
+/// the host's byte order: how many bytes the container's linear memories and tables may take,
+/// or [`NO_MEMORY_LIMIT`]. The runner maps it, so that it holds from the moment it is written.
+/// It lies below the cgroup's limit, so that growing fails in the guest before the kernel kills.
+pub const MEMORY_LIMIT_FD: i32 = 6;
+pub const NO_MEMORY_LIMIT: u64 = u64::MAX;
 
 /// Lines on the control socket, less their newline.
 pub const READY: &str = "ready";

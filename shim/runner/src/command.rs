@@ -41,7 +41,11 @@ pub(crate) struct Component {
 }
 
 impl Module {
-    pub(crate) fn prepare(config: &RunnerConfig, file: File) -> anyhow::Result<Self> {
+    pub(crate) fn prepare(
+        config: &RunnerConfig,
+        file: File,
+        budget: Budget,
+    ) -> anyhow::Result<Self> {
         let engine = plain(settings::on_demand()).context("set up the engine")?;
         let module = load::module(&engine, file, &config.name)?;
         let exports = calls(&module, config)?;
@@ -52,7 +56,7 @@ impl Module {
             engine,
             pre,
             wasi: guest::alone(config)?,
-            budget: Budget::new(config.memory_limit),
+            budget,
             exports,
             outcome: Outcome::new(config),
         })
@@ -111,7 +115,11 @@ fn calls(module: &wasmtime::Module, config: &RunnerConfig) -> anyhow::Result<Vec
 }
 
 impl Component {
-    pub(crate) fn prepare(config: &RunnerConfig, file: File) -> anyhow::Result<Self> {
+    pub(crate) fn prepare(
+        config: &RunnerConfig,
+        file: File,
+        budget: Budget,
+    ) -> anyhow::Result<Self> {
         let engine = plain(settings::on_demand()).context("set up the engine")?;
         let component = load::component(&engine, &file, &config.name)?;
         let linker = plain(host::component_linker(&engine)).context("define WASI")?;
@@ -121,7 +129,7 @@ impl Component {
             engine,
             pre,
             wasi: guest::alone(config)?,
-            budget: Budget::new(config.memory_limit),
+            budget,
             outcome: Outcome::new(config),
         })
     }

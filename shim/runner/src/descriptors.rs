@@ -4,10 +4,13 @@ use std::fs::File;
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context as _, bail};
+use rustix::fs::SealFlags;
+use rustix::mm::{MapFlags, ProtFlags};
 use wasmkind_engine::config::RunnerConfig;
-use wasmkind_engine::protocol::{CONFIG_FD, CONTROL_FD, MODULE_FD};
+use wasmkind_engine::protocol::{CONFIG_FD, CONTROL_FD, MEMORY_LIMIT_FD, MODULE_FD};
 
 /// Far above what Kubernetes lets a Pod's environment and arguments be.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -16,6 +19,7 @@ pub(crate) struct Inherited {
     pub(crate) config: File,
     pub(crate) module: File,
     pub(crate) control: UnixStream,
+    pub(crate) memory_limit: File,
 }
 
 impl Inherited {
@@ -25,6 +29,7 @@ impl Inherited {
             config: take(CONFIG_FD, "configuration")?.into(),
             module: take(MODULE_FD, "compiled module")?.into(),
             control: take(CONTROL_FD, "control socket")?.into(),
+            memory_limit: take(MEMORY_LIMIT_FD, "memory limit")?.into(),
         })
     }
 }
@@ -55,4 +60,30 @@ pub(crate) fn read_config(file: &File) -> anyhow::Result<RunnerConfig> {
     file.read_exact_at(&mut bytes, 0)
         .context("read the configuration")?;
     serde_json::from_slice(&bytes).context("parse the configuration")
+}
+
+/// Maps the memory limit for the life of the process.
+pub(crate) fn map_memory_limit(file: &File) -> anyhow::Result<&'static AtomicU64> {
+    const SIZE: usize = size_of::<AtomicU64>();
+    let length = file.metadata().context("stat the memory limit")?.len();
+    let seals = rustix::fs::fcntl_get_seals(file).context("read the seals of the memory limit")?;
+    if length < SIZE as u64 || !seals.contains(SealFlags::SHRINK) {
+        bail!("the memory limit is no sealed file of {SIZE} bytes");
+    }
+    // SAFETY: a new mapping, so that it changes no other.
+    let address = unsafe {
+        rustix::mm::mmap(
+            std::ptr::null_mut(),
+            SIZE,
+            ProtFlags::READ,
+            MapFlags::SHARED,
+            file,
+            0,
+        )
+    }
+    .context("map the memory limit")?;
+    // SAFETY: the mapping is aligned to a page, has the eight bytes for good, because the file
+    // cannot shrink, and is never removed. All bytes are valid; only loads are made here, and
+    // what else writes it writes it as a whole.
+    Ok(unsafe { AtomicU64::from_ptr(address.cast()) })
 }

@@ -17,8 +17,8 @@ mod signals;
 mod stdio;
 
 use anyhow::Context as _;
-use wasmkind_engine::Kind;
 use wasmkind_engine::protocol::exit;
+use wasmkind_engine::{Budget, Kind};
 
 use control::Control;
 use descriptors::Inherited;
@@ -40,7 +40,12 @@ fn run() -> i32 {
         }
     };
     let mut control = Control::new(inherited.control);
-    match guest(inherited.config, inherited.module, &mut control) {
+    match guest(
+        inherited.config,
+        inherited.module,
+        inherited.memory_limit,
+        &mut control,
+    ) {
         Ok(code) => code,
         Err(error) => {
             let message = format!("{error:#}");
@@ -54,9 +59,11 @@ fn run() -> i32 {
 fn guest(
     config: std::fs::File,
     module: std::fs::File,
+    memory_limit: std::fs::File,
     control: &mut Control,
 ) -> anyhow::Result<i32> {
     let config = descriptors::read_config(&config)?;
+    let budget = Budget::new(descriptors::map_memory_limit(&memory_limit)?);
     names::never_load_libraries();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -67,19 +74,19 @@ fn guest(
     let _entered = runtime.enter();
     match config.kind {
         Kind::CommandP1 => {
-            let command = command::Module::prepare(&config, module)?;
+            let command = command::Module::prepare(&config, module, budget)?;
             control.ready_to_start()?;
             control.started()?;
             runtime.block_on(command.run())
         }
         Kind::CommandP2 => {
-            let command = command::Component::prepare(&config, module)?;
+            let command = command::Component::prepare(&config, module, budget)?;
             control.ready_to_start()?;
             control.started()?;
             runtime.block_on(command.run())
         }
         Kind::Http => {
-            let service = service::Service::prepare(&config, module)?;
+            let service = service::Service::prepare(&config, module, budget)?;
             control.ready_to_start()?;
             runtime.block_on(service.run(control))
         }

@@ -63,7 +63,11 @@ struct Handler {
 }
 
 impl Service {
-    pub(crate) fn prepare(config: &RunnerConfig, file: File) -> anyhow::Result<Self> {
+    pub(crate) fn prepare(
+        config: &RunnerConfig,
+        file: File,
+        budget: Budget,
+    ) -> anyhow::Result<Self> {
         let http = config
             .http
             .as_ref()
@@ -77,7 +81,7 @@ impl Service {
             engine,
             pre,
             guest: guest::Shared::new(config)?,
-            budget: Budget::new(config.memory_limit),
+            budget,
             name: config.name.clone(),
             instances: Arc::new(Semaphore::new(INSTANCES as usize)),
         };

@@ -166,12 +166,12 @@ fn a_named_export_runs_after_the_library_is_initialised() {
 }
 
 #[rstest]
-#[case(None, 0)]
-#[case(Some(6 << 20), 0)]
-#[case(Some(4 << 20), 9)]
-fn growing_beyond_the_limit_fails_in_the_guest(#[case] limit: Option<u64>, #[case] expected: i32) {
+#[case(protocol::NO_MEMORY_LIMIT, 0)]
+#[case(6 << 20, 0)]
+#[case(4 << 20, 9)]
+fn growing_beyond_the_limit_fails_in_the_guest(#[case] limit: u64, #[case] expected: i32) {
     let mut guest = Guest::new("grow");
-    guest.config.memory_limit = limit;
+    guest.memory_limit = limit;
     assert_eq!(guest.run().code, Some(expected));
 }
 

@@ -146,7 +146,7 @@ fn ends_when_the_grace_is_over() {
 #[test]
 fn growing_beyond_the_limit_fails_in_the_guest() {
     let mut guest = Guest::new("http");
-    guest.config.memory_limit = Some(3 << 20);
+    guest.memory_limit = 3 << 20;
     let address = guest.config.http.as_ref().unwrap().listen;
     let _container = guest.start();
     let answer = get(address, "/grow");

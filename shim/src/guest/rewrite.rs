@@ -208,7 +208,6 @@ fn config(spec: &Spec, guest: &Guest, kind: Kind) -> RunnerConfig {
             read_only: false,
         }],
         http: None,
-        memory_limit: memory_limit(resources),
         cpus: cpus(resources),
         termination_log: None,
     }
@@ -227,14 +226,6 @@ fn listen_address(spec: &Spec) -> Result<SocketAddr> {
     text.parse().map_err(|_| {
         anyhow!("{origin} is {text:?}, which is no address to listen on such as {DEFAULT_LISTEN}")
     })
-}
-
-/// Somewhat below the cgroup's limit, so that the guest's memory stops growing
-/// before the kernel kills the process.
-fn memory_limit(resources: &Value) -> Option<u64> {
-    let limit = resources["memory"]["limit"].as_u64().filter(|n| *n > 0)?;
-    let reserve = (limit / 32).clamp(4 << 20, 32 << 20).min(limit / 2);
-    Some(limit - reserve)
 }
 
 fn cpus(resources: &Value) -> Option<f32> {

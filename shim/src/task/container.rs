@@ -12,6 +12,7 @@ use super::process::{NOT_STARTED, Process, Status};
 use crate::cgroup::{Cgroup, OomCounter};
 use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
+use crate::guest::MemoryLimit;
 use crate::reaper::Exit;
 use crate::state::{ContainerDir, Kind};
 use crate::stdio::Paths;
@@ -24,6 +25,8 @@ pub(crate) struct State {
     pub(crate) rootfs: PathBuf,
     pub(crate) cgroup: Option<Arc<Cgroup>>,
     pub(crate) oom: Option<OomCounter>,
+    /// Of a Wasm container.
+    pub(crate) memory_limit: Option<MemoryLimit>,
     pub(crate) systemd_cgroup: bool,
 }
 

@@ -142,7 +142,9 @@ impl Pod {
         };
         let compiled = self.setup.toolchain.compiled(&guest).await?;
         let config = guest::exec_config(&spec, &guest, compiled.kinds)?;
-        let (mut control, fds) = guest::descriptors(&config, compiled.file)?;
+        let limit = container.state().memory_limit.clone();
+        let limit = limit.context("no Wasm container")?;
+        let (mut control, fds) = guest::descriptors(&config, compiled.file, &limit)?;
         let reaper = &self.setup.reaper;
         let dir = container.dir.exec()?;
         let (streams, opened) = self.open_streams(process, dir.path()).await?;

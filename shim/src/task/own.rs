@@ -16,7 +16,7 @@ use super::pod::Pod;
 use super::process::{Process, Status};
 use crate::cgroup::Cgroup;
 use crate::events::timestamp;
-use crate::guest::{self, Control, Guest};
+use crate::guest::{self, Control, Guest, MemoryLimit};
 use crate::launch::Launch;
 use crate::reaper::{Exit, Mark};
 use crate::rootfs;
@@ -119,7 +119,9 @@ impl Pod {
             blocking(move || guest::rewrite(&spec, &rootfs, &root, &runner)).await?
         };
         write_json(&container.dir.config(), &document)?;
-        let (mut control, fds) = guest::descriptors(&config, compiled.file)?;
+        let limit = MemoryLimit::new(&spec.document["linux"]["resources"])?;
+        container.state().memory_limit = Some(limit.clone());
+        let (mut control, fds) = guest::descriptors(&config, compiled.file, &limit)?;
         let pid = self.launch(container, spec, fds).await?;
         if let Err(error) = control.ready().await {
             let error = self.killed_by_seccomp(pid, since).await.unwrap_or(error);

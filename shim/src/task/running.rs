@@ -150,6 +150,28 @@ impl Pod {
         .await
     }
 
+    /// Applies `resources`, JSON of the spec's LinuxResources, to the cgroup, and then to the
+    /// guest: where the cgroup stays as it was, so does the guest's limit.
+    pub(super) async fn update_own(
+        &self,
+        container: &Container,
+        resources: &[u8],
+    ) -> TaskResult<()> {
+        let parsed = serde_json::from_slice(resources)
+            .map_err(|e| TaskError::InvalidArgument(format!("resources: {e}")))?;
+        let _operation = container.init.operation.lock().await;
+        container.init.check(Operation::Update)?;
+        let systemd = container.state().systemd_cgroup;
+        let (launcher, reaper) = (&self.setup.launcher, &self.setup.reaper);
+        launcher
+            .update(reaper, &container.id, systemd, resources)
+            .await?;
+        if let Some(limit) = &container.state().memory_limit {
+            limit.update(&parsed)?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn freeze(&self, container: &Container, frozen: bool) -> TaskResult<()> {
         let _operation = container.init.operation.lock().await;
         let systemd = container.state().systemd_cgroup;

@@ -22,7 +22,7 @@ use ttrpc::context::Context;
 
 use super::forward::{Answer, ask};
 use super::pod::Pod;
-use super::process::{Operation, Status};
+use super::process::Status;
 use crate::cgroup;
 use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
@@ -258,18 +258,10 @@ impl Task for TaskService {
         let container = pod.get(&req.id)?;
         detached(async move {
             let resources = req.resources.clone().unwrap_or_default();
-            if let Answer::Nested(response) =
-                ask(&container, |c| async move { c.update(ctx, &req).await }).await?
-            {
-                return Ok(response);
+            match ask(&container, |c| async move { c.update(ctx, &req).await }).await? {
+                Answer::Nested(response) => return Ok(response),
+                Answer::Own => pod.update_own(&container, &resources.value).await?,
             }
-            let _operation = container.init.operation.lock().await;
-            container.init.check(Operation::Update)?;
-            let systemd = container.state().systemd_cgroup;
-            let launcher = &pod.setup.launcher;
-            launcher
-                .update(&pod.setup.reaper, &container.id, systemd, &resources.value)
-                .await?;
             Ok(Empty::default())
         })
         .await

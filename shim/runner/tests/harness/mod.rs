@@ -1,4 +1,4 @@
-//! Runs guests as the shim does: compiled into a cache, in a process that inherits three
+//! Runs guests as the shim does: compiled into a cache, in a process that inherits four
 //! descriptors.
 
 // Each test file uses a part of it.
@@ -24,6 +24,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A container to be: change `config`, then `create` it.
 pub struct Guest {
     pub config: RunnerConfig,
+    /// As in [`protocol::MEMORY_LIMIT_FD`].
+    pub memory_limit: u64,
     pub dir: TempDir,
     module: std::fs::File,
 }
@@ -73,12 +75,12 @@ impl Guest {
                 read_only: false,
             }],
             http: (kind == Kind::Http).then(|| Http::new(free_address())),
-            memory_limit: None,
             cpus: None,
             termination_log: None,
         };
         Self {
             config,
+            memory_limit: protocol::NO_MEMORY_LIMIT,
             dir,
             module: compiled.file,
         }
@@ -101,10 +103,11 @@ impl Guest {
         std::fs::write(&config, serde_json::to_vec(&self.config).unwrap()).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
-        let inherited: [OwnedFd; 3] = [
+        let inherited: [OwnedFd; 4] = [
             std::fs::File::open(config).unwrap().into(),
             self.module.into(),
             theirs.into(),
+            memory_limit(self.memory_limit),
         ];
         let child = spawn(&inherited);
         Container {
@@ -129,7 +132,16 @@ impl Guest {
     }
 }
 
-fn spawn(inherited: &[OwnedFd; 3]) -> Child {
+fn memory_limit(bytes: u64) -> OwnedFd {
+    use rustix::fs::{MemfdFlags, SealFlags};
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create("memory-limit", flags).unwrap();
+    rustix::io::write(&fd, &bytes.to_ne_bytes()).unwrap();
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW).unwrap();
+    fd
+}
+
+fn spawn(inherited: &[OwnedFd; 4]) -> Child {
     let raw = inherited.each_ref().map(|fd| fd.as_raw_fd());
     let mut command = Command::new(env!("CARGO_BIN_EXE_wasmkind-runner"));
     command
@@ -142,7 +154,7 @@ fn spawn(inherited: &[OwnedFd; 3]) -> Child {
     unsafe {
         command.pre_exec(move || {
             // First out of the way of the numbers that are wanted.
-            let mut moved = [0; 3];
+            let mut moved = [0; 4];
             for (from, to) in raw.iter().zip(&mut moved) {
                 *to = libc::fcntl(*from, libc::F_DUPFD, 100);
             }

@@ -220,7 +220,6 @@ fn the_configuration_tells_the_guests_side() {
     assert_eq!(config.env[0], ("A".to_owned(), "b=c".to_owned()));
     assert_eq!((config.cwd.as_str(), config.http), ("/srv", None));
     assert_eq!(config.cpus, Some(0.5));
-    assert_eq!(config.memory_limit, Some((64 - 4) << 20));
     let log = config.termination_log.unwrap();
     assert_eq!(log, Path::new("/guest/dev/termination-log"));
 }
