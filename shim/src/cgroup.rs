@@ -1,15 +1,17 @@
 //! A container's cgroup, on v1 and on v2, found through one of its processes.
 
+mod oom;
 mod stats;
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Seek};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal};
 
+pub(crate) use oom::OomWatch;
 pub(crate) use stats::stats;
 
 /// Where a container's processes and figures are.
@@ -84,31 +86,6 @@ impl Cgroup {
                 return;
             }
         }
-    }
-
-    /// Watches for kills by the kernel for lack of memory.
-    pub(crate) fn oom_counter(&self) -> Option<OomCounter> {
-        let dir = self.dir("memory")?;
-        let file = match self {
-            Cgroup::V1(_) => dir.join("memory.oom_control"),
-            Cgroup::V2(_) => dir.join("memory.events"),
-        };
-        Some(OomCounter(File::open(file).ok()?))
-    }
-}
-
-/// Held open, so that it can be read as long as the kernel keeps the cgroup.
-#[derive(Debug)]
-pub(crate) struct OomCounter(File);
-
-impl OomCounter {
-    /// How many processes the kernel has killed for lack of memory.
-    pub(crate) fn kills(&mut self) -> u64 {
-        let mut text = String::new();
-        if self.0.rewind().is_err() || self.0.read_to_string(&mut text).is_err() {
-            return 0;
-        }
-        field(&text, "oom_kill").unwrap_or(0)
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::process::Signal;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// The first descriptor that is handed to a child, after stdio.
@@ -59,10 +60,10 @@ pub(crate) fn pass_fds(command: &mut Command, fds: Vec<OwnedFd>) {
     }
 }
 
-/// Makes tokio tell when `fd` can be read or written; it must not block.
-pub(crate) fn poll_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// Makes tokio tell when `fd` is ready for what `interest` says; it must not block.
+pub(crate) fn poll_fd(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd stays open, and the same, until it is dropped.
-    Ok(unsafe { AsyncFd::register(fd) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 /// The signal of that number, real-time ones included (images may ask to be stopped

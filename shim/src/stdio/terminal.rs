@@ -128,7 +128,8 @@ impl Terminal {
     /// Copies between the terminal and the streams from now on.
     pub(super) fn copy(master: OwnedFd, input: Option<pipe::Receiver>, sink: Sink) -> Result<Self> {
         rustix::io::ioctl_fionbio(&master, true).context("make the terminal non-blocking")?;
-        let master = Arc::new(crate::sys::poll_fd(master).context("poll the terminal")?);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let master = Arc::new(crate::sys::poll_fd(master, interest).context("poll the terminal")?);
         let (mut output, mut copies_input) = (JoinSet::new(), JoinSet::new());
         output.spawn(copy_output(master.clone(), sink));
         if let Some(input) = input {

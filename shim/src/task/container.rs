@@ -9,7 +9,7 @@ use containerd_shim_protos::shim_async::TaskClient;
 use tokio_util::sync::CancellationToken;
 
 use super::process::{NOT_STARTED, Process, Status};
-use crate::cgroup::{Cgroup, OomCounter};
+use crate::cgroup::Cgroup;
 use crate::error::{TaskError, TaskResult};
 use crate::events::timestamp;
 use crate::guest::MemoryLimit;
@@ -24,7 +24,6 @@ pub(crate) struct State {
     /// Where the snapshot is mounted.
     pub(crate) rootfs: PathBuf,
     pub(crate) cgroup: Option<Arc<Cgroup>>,
-    pub(crate) oom: Option<OomCounter>,
     /// Of a Wasm container.
     pub(crate) memory_limit: Option<MemoryLimit>,
     pub(crate) systemd_cgroup: bool,

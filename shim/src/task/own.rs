@@ -1,6 +1,7 @@
 //! How the containers that are ours, the sandbox and Wasm, come to be and end.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use serde_json::json;
 use super::container::Container;
 use super::pod::Pod;
 use super::process::{Process, Status};
-use crate::cgroup::Cgroup;
-use crate::events::timestamp;
+use crate::cgroup::{Cgroup, OomWatch};
+use crate::events::{Publisher, timestamp};
 use crate::guest::{self, Control, Guest, MemoryLimit};
 use crate::launch::Launch;
 use crate::reaper::{Exit, Mark};
@@ -190,11 +191,7 @@ impl Pod {
         let ended = self.setup.reaper.watch(pid, since);
         // Gone already when the process has ended.
         let cgroup = Cgroup::of(pid).ok().map(Arc::new);
-        {
-            let mut state = container.state();
-            state.oom = cgroup.as_ref().and_then(|cgroup| cgroup.oom_counter());
-            state.cgroup = cgroup;
-        }
+        container.state().cgroup = cgroup.clone();
         {
             let mut state = container.init.state();
             state.pid = pid;
@@ -204,27 +201,25 @@ impl Pod {
         let container = container.clone();
         let events = self.setup.events.clone();
         let alone = spec.private_pid_namespace();
+        let mut oom = cgroup.as_deref().and_then(OomWatch::new);
         tokio::spawn(async move {
-            let Ok(exit) = ended.await else { return };
+            let mut ended = pin!(ended);
+            let exit = loop {
+                tokio::select! {
+                    exit = &mut ended => break exit,
+                    () = next_kill(&mut oom) => tell_of_kills(&mut oom, &container, &events),
+                }
+            };
+            let Ok(exit) = exit else { return };
             // A Start that is under way is told first.
             let _gate = container.init.start_gate.lock().await;
             container.ending.cancel();
-            let (cgroup, oom) = {
-                let mut state = container.state();
-                (state.cgroup.clone(), state.oom.take())
-            };
             if let Some(cgroup) = cgroup.filter(|_| !alone) {
                 cgroup.signal_all(Signal::KILL);
             }
-            if oom.is_some_and(|mut oom| oom.kills() > 0) {
-                let event = TaskOOM {
-                    container_id: container.id.clone(),
-                    ..Default::default()
-                };
-                events.publish(topics::TASK_OOM_EVENT_TOPIC, &event);
-            }
             container.execs_ended().await;
             container.init.drained().await;
+            tell_of_kills(&mut oom, &container, &events);
             let event = exit_event(&container, &container.init, exit);
             events.publish(topics::TASK_EXIT_EVENT_TOPIC, &event);
             container.init.finish(exit);
@@ -238,6 +233,25 @@ impl Pod {
         event: &M,
     ) {
         self.setup.events.publish(topic, event);
+    }
+}
+
+/// Resolves when the kernel has killed for lack of memory.
+async fn next_kill(oom: &mut Option<OomWatch>) {
+    match oom {
+        Some(oom) => oom.kill().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Publishes that the kernel has killed, unless it was told before.
+fn tell_of_kills(oom: &mut Option<OomWatch>, container: &Container, events: &Publisher) {
+    if oom.as_mut().is_some_and(OomWatch::killed) {
+        let event = TaskOOM {
+            container_id: container.id.clone(),
+            ..Default::default()
+        };
+        events.publish(topics::TASK_OOM_EVENT_TOPIC, &event);
     }
 }
 
