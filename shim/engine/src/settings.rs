@@ -2,6 +2,8 @@
 //! running; a change of it must raise `target::SETTINGS`, or stale cache entries are refused
 //! only when they are mapped.
 
+use std::num::NonZeroUsize;
+
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Result,
     WasmBacktraceDetails,
@@ -14,6 +16,9 @@ const MEMORY_RESERVATION: u64 = 4 << 30;
 /// Bytes of each memory and table that stay mapped between instances: zeroing few is cheaper
 /// than a system call.
 const KEEP_RESIDENT: usize = 64 << 10;
+
+/// The innermost calls of a guest that a trap tells of.
+pub const BACKTRACE_FRAMES: usize = 20;
 
 /// How many of everything a service's pool holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,7 @@ fn common() -> Config {
         .memory_init_cow(true)
         // Explicit, so that no environment variable decides.
         .wasm_backtrace_details(WasmBacktraceDetails::Enable)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES))
         // Wasm frames are walked by frame pointers, and nothing unwinds through them.
         .native_unwind_info(false)
         // WASI 0.3 is what would need it.

@@ -6,7 +6,15 @@ use std::io::Write as _;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-use wasmtime::{Error, WasmBacktrace};
+use wasmkind_engine::settings;
+use wasmtime::{Error, FrameInfo, FrameSymbol, WasmBacktrace};
+
+/// Bytes of a termination message that the kubelet reads, less what [`TerminationLog::failed`]
+/// adds to a message.
+const MAX_MESSAGE: usize = 4096 - "error: \n".len();
+
+/// Bytes of a function's name that are shown: those of generic functions may be endless.
+const MAX_NAME: usize = 256;
 
 /// One line for whoever reads the container's log; nobody may be there to read it.
 pub(crate) fn complain(message: &str) {
@@ -44,16 +52,127 @@ impl TerminationLog {
     }
 }
 
-/// `error`, with where in the guest it happened.
+/// `error` in one line, then where in the guest it happened, innermost call first:
+///
+/// ```text
+/// /app.wasm trapped: out of bounds memory access
+/// wasm backtrace:
+///     0: app!copy at 0x1a2b
+///     1: func 12 at 0x1c40
+///     2: main at src/main.rs:7:5
+/// ```
+///
+/// Offsets are into the module's file.
 pub(crate) fn describe(name: &str, error: &Error) -> String {
     let mut message = match error.downcast_ref::<wasmtime::Trap>() {
-        Some(trap) => format!("{name} trapped: {trap}"),
+        Some(trap) => {
+            let trap = trap.to_string();
+            let reason = trap.strip_prefix("wasm trap: ").unwrap_or(&trap);
+            format!("{name} trapped: {reason}")
+        }
         None => format!("{name} failed: {}", error.root_cause()),
     };
+    clip(&mut message, MAX_MESSAGE / 2);
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        // It begins with a heading of its own.
-        let _ = write!(message, "\n{backtrace}");
+        append(&mut message, backtrace.frames());
     }
-    message.truncate(message.trim_end().len());
     message
+}
+
+fn append(message: &mut String, frames: &[FrameInfo]) {
+    const MORE: &str = "\n    ...";
+    if frames.is_empty() {
+        return;
+    }
+    message.push_str("\nwasm backtrace:");
+    for (i, frame) in frames.iter().enumerate() {
+        let mut lines = String::new();
+        for (j, place) in places(frame).into_iter().enumerate() {
+            // Calls that were inlined into the same function share its number.
+            let number = if j == 0 {
+                format!("{i}:")
+            } else {
+                String::new()
+            };
+            let _ = write!(lines, "\n   {number:>3} {place}");
+        }
+        if message.len() + lines.len() + MORE.len() > MAX_MESSAGE {
+            message.push_str(MORE);
+            return;
+        }
+        message.push_str(&lines);
+    }
+    if frames.len() == settings::BACKTRACE_FRAMES {
+        message.push_str(MORE);
+    }
+}
+
+/// A function that the module names, and its source where the module has DWARF. More than one
+/// when the toolchain has inlined calls.
+fn places(frame: &FrameInfo) -> Vec<String> {
+    let offset = match frame.module_offset() {
+        Some(offset) => format!(" at {offset:#x}"),
+        None => String::new(),
+    };
+    let function = || match (frame.func_name(), frame.module().name()) {
+        (Some(name), Some(module)) => format!("{module}!{}", demangle(name)),
+        (Some(name), None) => demangle(name),
+        (None, _) => format!("func {}", frame.func_index()),
+    };
+    if frame.symbols().is_empty() {
+        return vec![function() + &offset];
+    }
+    let place = |symbol: &FrameSymbol| {
+        let mut place = symbol.name().map_or_else(function, demangle);
+        match symbol.file() {
+            Some(file) => {
+                let _ = write!(place, " at {file}");
+                for number in [symbol.line(), symbol.column()].into_iter().flatten() {
+                    let _ = write!(place, ":{number}");
+                }
+            }
+            None => place.push_str(&offset),
+        }
+        place
+    };
+    frame.symbols().iter().map(place).collect()
+}
+
+fn demangle(name: &str) -> String {
+    let mut readable = match rustc_demangle::try_demangle(name) {
+        // Without the hash.
+        Ok(name) => format!("{name:#}"),
+        Err(_) => cpp_demangle::Symbol::new(name)
+            .ok()
+            .and_then(|symbol| symbol.demangle().ok())
+            .unwrap_or_else(|| name.to_owned()),
+    };
+    clip(&mut readable, MAX_NAME);
+    readable
+}
+
+fn clip(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+        text.push_str("...");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_readable_and_short() {
+        assert_eq!(
+            demangle("_ZN4core9panicking5panic17h0123456789abcdefE"),
+            "core::panicking::panic"
+        );
+        assert_eq!(demangle("_RNvC3app4main"), "app::main");
+        assert_eq!(demangle("_Z3addii"), "add(int, int)");
+        assert_eq!(demangle("plain"), "plain");
+        let long = demangle(&"é".repeat(MAX_NAME));
+        assert!(long.ends_with("é..."), "{long}");
+        assert!(long.len() <= MAX_NAME + 3);
+    }
 }

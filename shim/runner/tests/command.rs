@@ -83,9 +83,9 @@ fn a_trap_is_told_with_the_functions_names() {
     let ended = container.end();
     assert_eq!(ended.code, Some(134));
     assert!(
-        ended.stderr.starts_with(
-            "error: /app.wat trapped: wasm trap: wasm `unreachable` instruction executed\n"
-        ),
+        ended
+            .stderr
+            .starts_with("error: /app.wat trapped: wasm `unreachable` instruction executed\n"),
         "{}",
         ended.stderr
     );

@@ -76,7 +76,7 @@ fn a_trap_is_one_requests_affair() {
     assert!(
         ended
             .stderr
-            .contains("GET /trap: /app.wat trapped: wasm trap: wasm `unreachable`"),
+            .contains("GET /trap: /app.wat trapped: wasm `unreachable`"),
         "{}",
         ended.stderr
     );
