@@ -30,8 +30,9 @@ impl Budget {
         Self::new(&NONE)
     }
 
-    fn limit(&self) -> usize {
-        usize::try_from(self.limit.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    /// Bytes, as the limit is now.
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
     }
 }
 
@@ -58,7 +59,7 @@ impl Limits {
 
     fn grow(&mut self, current: usize, desired: usize) -> bool {
         let more = desired.saturating_sub(current);
-        let limit = self.budget.limit();
+        let limit = usize::try_from(self.budget.limit()).unwrap_or(usize::MAX);
         if current == 0 {
             if self.initial.saturating_add(more) > limit {
                 return false;

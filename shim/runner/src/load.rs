@@ -24,26 +24,63 @@ pub(crate) fn component(engine: &Engine, file: &File, name: &str) -> anyhow::Res
     plain(component).with_context(|| format!("map the compiled module of {name}"))
 }
 
-/// A component and a pooling engine with room for `instances` of it.
-pub(crate) fn pooled(
-    file: &File,
-    name: &str,
-    instances: u32,
-) -> anyhow::Result<(Engine, Component)> {
-    let pool = Pool::new(instances);
+/// Bytes that an instance takes besides its memories, amply: the store, a stack, and what the
+/// host keeps for a request were measured as 20 KiB.
+const INSTANCE: u64 = 64 << 10;
+
+/// Bytes of a page of linear memory, in which wasmtime counts what a component needs.
+const PAGE: u64 = 64 << 10;
+
+/// A component mapped into an engine that has room for its instances.
+pub(crate) struct Pooled {
+    pub(crate) engine: Engine,
+    pub(crate) component: Component,
+    /// How many at a time.
+    pub(crate) instances: u32,
+}
+
+/// For `most` instances, or as many as have room in `limit` bytes.
+pub(crate) fn pooled(file: &File, name: &str, most: u32, limit: u64) -> anyhow::Result<Pooled> {
+    let pool = Pool::new(fitting(most, limit, 0));
     let engine = plain(settings::pooling(pool)).context("set up the engine")?;
     let first = component(&engine, file, name)?;
-    let needed = first
-        .resources_required()
-        .map_or(pool, |needed| enlarge(pool, needed));
+    // None for a component that imports modules, which no toolchain makes.
+    let Some(resources) = first.resources_required() else {
+        return Ok(Pooled {
+            engine,
+            component: first,
+            instances: pool.instances,
+        });
+    };
+    let initial = resources.max_initial_memory_size.unwrap_or(0);
+    let memories = initial
+        .saturating_mul(PAGE)
+        .saturating_mul(resources.num_memories.into());
+    let instances = fitting(pool.instances, limit, memories);
+    let needed = enlarge(pool, resources);
     if needed == pool {
-        return Ok((engine, first));
+        return Ok(Pooled {
+            engine,
+            component: first,
+            instances,
+        });
     }
     // Composed of more than toolchains make: the pool must know before the component is mapped.
     drop((first, engine));
     let engine = plain(settings::pooling(needed)).context("set up the engine")?;
-    let second = component(&engine, file, name)?;
-    Ok((engine, second))
+    let component = component(&engine, file, name)?;
+    Ok(Pooled {
+        engine,
+        component,
+        instances,
+    })
+}
+
+/// How many instances with `memories` bytes of memory to begin with have room, so that requests
+/// wait, instead of having the kernel kill them all.
+fn fitting(most: u32, limit: u64, memories: u64) -> u32 {
+    let room = limit / INSTANCE.saturating_add(memories);
+    u32::try_from(room).map_or(most, |room| room.clamp(1, most))
 }
 
 fn enlarge(pool: Pool, needed: ResourcesRequired) -> Pool {
@@ -57,4 +94,17 @@ fn enlarge(pool: Pool, needed: ResourcesRequired) -> Pool {
 /// wasmtime's errors are a type of their own.
 pub(crate) fn plain<T>(result: wasmtime::Result<T>) -> anyhow::Result<T> {
     result.map_err(|error| anyhow!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_instances_as_have_room() {
+        assert_eq!(fitting(128, u64::MAX, 0), 128);
+        assert_eq!(fitting(128, 4 << 20, 0), 64);
+        assert_eq!(fitting(128, 60 << 20, (1 << 20) + (64 << 10)), 53);
+        assert_eq!(fitting(128, 60 << 20, 80 << 20), 1);
+    }
 }

@@ -23,6 +23,10 @@ use wasmkind_engine::{Budget, Kind};
 use control::Control;
 use descriptors::Inherited;
 
+/// For what would block the one thread: a service's files, and the names that guests look up.
+/// Each is made when it is needed, so that a process takes this many and one at most.
+const BLOCKING_THREADS: usize = 8;
+
 fn main() {
     std::process::exit(run());
 }
@@ -32,6 +36,7 @@ fn run() -> i32 {
     // Before anything else: the first process of a PID namespace ignores what it has no
     // handler for.
     signals::exit_on_termination();
+    report::tell_of_panics();
     let inherited = match Inherited::take() {
         Ok(inherited) => inherited,
         Err(error) => {
@@ -67,7 +72,7 @@ fn guest(
     names::never_load_libraries();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(8)
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("start the event loop")?;
     // Where wasmtime-wasi looks for the runtime while it opens streams.

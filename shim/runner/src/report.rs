@@ -21,6 +21,23 @@ pub(crate) fn complain(message: &str) {
     let _ = std::io::stderr().write_all(format!("error: {message}\n").as_bytes());
 }
 
+/// Has a panic told of as any other failure.
+pub(crate) fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("unknown");
+        // tokio's way to say that the pids limit is reached.
+        let hint = if message.contains("can't spawn worker thread") {
+            ": raise the container's pids limit"
+        } else {
+            ""
+        };
+        let place = panic
+            .location()
+            .map_or_else(String::new, |place| format!(" ({place})"));
+        complain(&format!("the runner panicked: {message}{hint}{place}"));
+    }));
+}
+
 /// The container's termination log, where it has one.
 pub(crate) struct TerminationLog(Option<File>);
 

@@ -30,10 +30,10 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpView as _};
 
 use crate::control::Control;
 use crate::guest;
-use crate::load::{self, plain};
+use crate::load::{self, Pooled, plain};
 use crate::{report, signals};
 
-/// Requests that are worked on at a time. More wait for one to end.
+/// Requests that are worked on at a time, where memory is not short. More wait for one to end.
 const INSTANCES: u32 = 128;
 
 /// How long one guest may compute while others wait.
@@ -50,6 +50,8 @@ type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
 pub(crate) struct Service {
     listen: SocketAddr,
     grace: Duration,
+    /// How many requests are worked on at a time.
+    instances: u32,
     handler: Arc<Handler>,
 }
 
@@ -72,7 +74,11 @@ impl Service {
             .http
             .as_ref()
             .context("the configuration of a service has no \"http\"")?;
-        let (engine, component) = load::pooled(&file, &config.name, INSTANCES)?;
+        let Pooled {
+            engine,
+            component,
+            instances,
+        } = load::pooled(&file, &config.name, INSTANCES, budget.limit())?;
         let linker = plain(host::component_linker(&engine)).context("define WASI")?;
         let pre = linker.instantiate_pre(&component).and_then(ProxyPre::new);
         let pre = plain(pre).with_context(|| format!("link {}", config.name))?;
@@ -83,11 +89,12 @@ impl Service {
             guest: guest::Shared::new(config)?,
             budget,
             name: config.name.clone(),
-            instances: Arc::new(Semaphore::new(INSTANCES as usize)),
+            instances: Arc::new(Semaphore::new(instances as usize)),
         };
         Ok(Self {
             listen: http.listen,
             grace: Duration::from_secs(http.grace_seconds.into()),
+            instances,
             handler: Arc::new(handler),
         })
     }
@@ -138,7 +145,7 @@ impl Service {
         let deadline = Instant::now() + self.grace;
         let drained = async {
             connections.shutdown().await;
-            let _ = self.handler.instances.acquire_many(INSTANCES).await;
+            let _ = self.handler.instances.acquire_many(self.instances).await;
         };
         if tokio::time::timeout_at(deadline, drained).await.is_err() {
             report::complain("requests were still under way when the time to end ran out");

@@ -11,6 +11,8 @@ use rstest::rstest;
 use wasmkind_engine::protocol;
 
 /// error numbers of WASI 0.1
+/// What wasmtime makes of EMFILE, which WASI 0.2 has no word for.
+const IO: i32 = 29;
 const NOENT: i32 = 44;
 const PERM: i32 = 63;
 const ROFS: i32 = 69;
@@ -97,6 +99,102 @@ fn a_trap_is_told_with_the_functions_names() {
         ended.stderr
     );
     assert_eq!(logged, ended.stderr);
+}
+
+#[rstest]
+#[case::unreachable("unreachable", "wasm `unreachable` instruction executed")]
+#[case::division(
+    "(drop (i32.div_u (i32.const 1) (i32.const 0)))",
+    "integer divide by zero"
+)]
+#[case::overflow(
+    "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))",
+    "integer overflow"
+)]
+#[case::conversion(
+    "(drop (i32.trunc_f32_s (f32.const nan)))",
+    "invalid conversion to integer"
+)]
+#[case::memory("(drop (i32.load (i32.const -1)))", "out of bounds memory access")]
+#[case::bulk(
+    "(memory.fill (i32.const 65536) (i32.const 0) (i32.const 1))",
+    "out of bounds memory access"
+)]
+#[case::element(
+    "(call_indirect (i32.const 9))",
+    "undefined element: out of bounds table access"
+)]
+#[case::null("(call_indirect (i32.const 1))", "uninitialized element")]
+#[case::signature(
+    "(call_indirect (param i32) (i32.const 0) (i32.const 0))",
+    "indirect call type mismatch"
+)]
+#[case::recursion("(call 1)", "call stack exhausted")]
+fn the_first_line_says_what_trapped(#[case] body: &str, #[case] expected: &str) {
+    // No function has a name.
+    let module = format!(
+        r#"(module (memory 1) (table 2 funcref) (elem (i32.const 0) func 0)
+            (func) (func {body}) (func (export "_start") (call 1)))"#
+    );
+    let ended = Guest::of(module.as_bytes()).run();
+    assert_eq!(ended.code, Some(protocol::exit::TRAP), "{}", ended.stderr);
+    let lines: Vec<_> = ended.stderr.lines().collect();
+    assert_eq!(lines[0], format!("error: /app.wat trapped: {expected}"));
+    assert_eq!(lines[1], "wasm backtrace:");
+    assert!(lines[2].starts_with("    0: func 1"), "{}", lines[2]);
+    let deep = expected == "call stack exhausted";
+    assert_eq!(lines.last() == Some(&"    ..."), deep, "{}", ended.stderr);
+    assert_eq!(lines.len(), if deep { 23 } else { 4 }, "{}", ended.stderr);
+}
+
+#[test]
+fn a_termination_message_is_no_longer_than_the_kubelet_reads() {
+    let name = "x".repeat(10_000);
+    let calls: String = (0..30)
+        .map(|i| format!("(func ${name}{i} (call ${name}{}))", i + 1))
+        .collect();
+    let module = format!(
+        r#"(module {calls} (func ${name}30 unreachable) (func (export "_start") (call ${name}0)))"#
+    );
+    let ended = Guest::of(module.as_bytes()).run();
+    assert!(ended.stderr.len() <= 4096, "{}", ended.stderr.len());
+    assert!(ended.stderr.len() > 3000, "{}", ended.stderr.len());
+    assert!(ended.stderr.ends_with("\n    ...\n"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_guest_is_told_when_descriptors_run_out() {
+    let module = r#"(module
+        (import "wasi_snapshot_preview1" "path_open"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "file")
+        (func (export "_start") (local $errno i32)
+            (loop $more
+                (local.set $errno (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 4)
+                    (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 8)))
+                (br_if $more (i32.eqz (local.get $errno))))
+            (call $exit (local.get $errno))))"#;
+    let mut guest = Guest::of(module.as_bytes());
+    std::fs::write(guest.root().join("file"), "").unwrap();
+    guest.rlimits.push((libc::RLIMIT_NOFILE, 64));
+    let ended = guest.run();
+    assert_eq!(ended.code, Some(IO), "{}", ended.stderr);
+}
+
+#[test]
+fn says_when_there_is_no_address_space_for_a_memory() {
+    let mut guest = Guest::new("grow");
+    guest.rlimits.push((libc::RLIMIT_AS, 2 << 30));
+    let ended = guest.run();
+    assert_eq!(ended.code, Some(protocol::exit::TRAP), "{}", ended.stderr);
+    assert!(
+        ended.stderr.starts_with("error: /app.wat failed: ")
+            && ended.stderr.contains("Cannot allocate memory"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[rstest]

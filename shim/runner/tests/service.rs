@@ -7,7 +7,7 @@ mod harness;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use harness::{Container, Guest, get};
+use harness::{Container, Guest, PATIENCE, get};
 use wasmkind_engine::protocol;
 
 fn service() -> (Container, SocketAddr) {
@@ -152,6 +152,44 @@ fn growing_beyond_the_limit_fails_in_the_guest() {
     let answer = get(address, "/grow");
     assert!(answer.starts_with("HTTP/1.1 507 "), "{answer}");
     assert!(ok(&get(address, "/")));
+}
+
+#[test]
+fn serves_without_a_pool_where_address_space_is_short() {
+    let mut guest = Guest::new("http");
+    // A pool for 128 instances reserves 1 TiB; two memories and their guards fit.
+    guest.rlimits.push((libc::RLIMIT_AS, 16 << 30));
+    let address = guest.config.http.as_ref().unwrap().listen;
+    let _container = guest.start();
+    for _ in 0..20 {
+        let answer = get(address, "/");
+        assert!(ok(&answer), "{answer}");
+    }
+}
+
+#[test]
+fn requests_wait_where_memory_is_short() {
+    let mut guest = Guest::new("http");
+    // The guest begins with 64 KiB: room for two.
+    guest.memory_limit = 300 << 10;
+    let address = guest.config.http.as_ref().unwrap().listen;
+    let _container = guest.start();
+    for _ in 0..2 {
+        std::thread::spawn(move || get(address, "/loop"));
+    }
+    let started = Instant::now();
+    loop {
+        let (sender, answer) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(get(address, "/")));
+        if answer.recv_timeout(Duration::from_secs(1)).is_err() {
+            return;
+        }
+        // Those that spin had not arrived yet.
+        assert!(
+            started.elapsed() < PATIENCE,
+            "a third request was worked on"
+        );
+    }
 }
 
 #[test]

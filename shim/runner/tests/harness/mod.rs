@@ -26,6 +26,8 @@ pub struct Guest {
     pub config: RunnerConfig,
     /// As in [`protocol::MEMORY_LIMIT_FD`].
     pub memory_limit: u64,
+    /// Limits of the process: a resource and a number.
+    pub rlimits: Vec<(libc::__rlimit_resource_t, u64)>,
     pub dir: TempDir,
     module: std::fs::File,
 }
@@ -81,6 +83,7 @@ impl Guest {
         Self {
             config,
             memory_limit: protocol::NO_MEMORY_LIMIT,
+            rlimits: Vec::new(),
             dir,
             module: compiled.file,
         }
@@ -109,7 +112,7 @@ impl Guest {
             theirs.into(),
             memory_limit(self.memory_limit),
         ];
-        let child = spawn(&inherited);
+        let child = spawn(&inherited, self.rlimits);
         Container {
             child,
             control: BufReader::new(ours),
@@ -141,7 +144,7 @@ fn memory_limit(bytes: u64) -> OwnedFd {
     fd
 }
 
-fn spawn(inherited: &[OwnedFd; 4]) -> Child {
+fn spawn(inherited: &[OwnedFd; 4], rlimits: Vec<(libc::__rlimit_resource_t, u64)>) -> Child {
     let raw = inherited.each_ref().map(|fd| fd.as_raw_fd());
     let mut command = Command::new(env!("CARGO_BIN_EXE_wasmkind-runner"));
     command
@@ -163,6 +166,15 @@ fn spawn(inherited: &[OwnedFd; 4]) -> Child {
                     return Err(std::io::Error::last_os_error());
                 }
                 libc::close(*from);
+            }
+            for (resource, limit) in &rlimits {
+                let limit = libc::rlimit {
+                    rlim_cur: *limit,
+                    rlim_max: *limit,
+                };
+                if libc::setrlimit(*resource, &raw const limit) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
             }
             Ok(())
         });
