@@ -392,6 +392,18 @@ impl Containerd {
         }
     }
 
+    /// The content of `file` in the cgroup of a Pod's container.
+    pub(crate) fn cgroup_file(&self, id: &str, file: &str) -> String {
+        let path = cgroups("wasmkind-shim-test")
+            .into_iter()
+            // On a hybrid host it has no controllers.
+            .filter(|parent| !parent.starts_with("/sys/fs/cgroup/unified"))
+            .map(|parent| parent.join(self.name()).join(id).join(file))
+            .find(|path| path.exists())
+            .unwrap_or_else(|| panic!("no {file} in the cgroup of {id}"));
+        fs::read_to_string(path).unwrap()
+    }
+
     fn name(&self) -> String {
         self.dir
             .path()
@@ -532,6 +544,11 @@ impl<'a> Pod<'a> {
             .filter_map(|line| line.splitn(4, ' ').nth(3))
             .map(|line| format!("{line}\n"))
             .collect()
+    }
+
+    /// Bytes that containerd wrote into the container's log, its prefixes included.
+    pub(crate) fn log_size(&self, name: &str) -> u64 {
+        fs::metadata(self.logs.join(format!("{name}.log"))).map_or(0, |file| file.len())
     }
 
     pub(crate) fn wait_log(&self, name: &str, part: &str) -> String {
