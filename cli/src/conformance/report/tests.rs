@@ -72,6 +72,36 @@ fn example() -> Results {
     }
 }
 
+/// Compares with the file in `testdata`; BLESS=1 writes it.
+fn golden(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/conformance/report/testdata")
+        .join(name);
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        text,
+        expected,
+        "{}: BLESS=1 accepts the change",
+        path.display()
+    );
+}
+
+#[test]
+fn reports_are_as_agreed() {
+    let results = example();
+    for (format, name) in [
+        (Format::Json, "report.json"),
+        (Format::Junit, "report.xml"),
+        (Format::Markdown, "report.md"),
+        (Format::Html, "report.html"),
+    ] {
+        golden(name, &render(format, &results));
+    }
+}
+
 #[test]
 fn json_comes_back_as_it_was() {
     let results = example();
