@@ -72,9 +72,10 @@ pub(super) fn render(results: &Results) -> String {
     text
 }
 
-/// Text that stays in its cell.
+/// Text that stays in its cell, and text.
 fn cell(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('|', "\\|")
+        .replace('<', "&lt;")
         .replace('\n', " ")
 }
