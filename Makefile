@@ -17,7 +17,7 @@ PROGRAMS := $(addprefix $(ARTIFACTS)/,containerd-shim-wasmkind-v1 wasmkind-runne
 IMAGES := $(addprefix $(ARTIFACTS)/images/,mixed-pod-wasm.tar mixed-pod-linux.tar conformance-wasm.tar conformance-linux.tar)
 SAMPLES := $(ARTIFACTS)/samples/mixed-pod.yaml
 
-.PHONY: help up setup build guests programs test down clean FORCE
+.PHONY: help up setup build guests test-guests programs test down clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -32,7 +32,7 @@ up: setup
 	bin/wasmkind up
 
 test: setup
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build test-guests
 	ci/test
 
 down:
@@ -48,6 +48,8 @@ setup:
 build: bin/wasmkind programs guests
 programs: $(PROGRAMS)
 guests: $(IMAGES) $(SAMPLES)
+# What no node has preloaded.
+test-guests: $(ARTIFACTS)/guests/spin.wasm
 
 # Cargo knows best what is out of date, so it is asked each time. What it leaves as it was keeps
 # its time stamp, and nothing that depends on it is made again. The plus signs hand it make's job
@@ -76,10 +78,16 @@ bin/wasmkind $(PROGRAMS):
 
 # Guests
 
+# wasm_guest(folder): its crate, built.
+wasm_guest = ci/wasm-sysroot && set -a && . $(CACHE)/guest-env && cd examples/$(1) \
+	&& CARGO_TARGET_DIR=$(GUESTS) cargo build --release --locked --target wasm32-wasip2
+
 $(WASM)/mixed_pod_wasm.wasm: FORCE
-	+@ci/wasm-sysroot
-	+@set -a && . $(CACHE)/guest-env && cd examples/mixed-pod/wasm && CARGO_TARGET_DIR=$(GUESTS) \
-		cargo build --release --locked --target wasm32-wasip2
+	+@$(call wasm_guest,mixed-pod/wasm)
+$(WASM)/spin_wasm.wasm: FORCE
+	+@$(call wasm_guest,spin/wasm)
+$(ARTIFACTS)/guests/spin.wasm: $(WASM)/spin_wasm.wasm
+	@install -D -m 0644 $< $@
 
 $(LINUX)/mixed-linux: FORCE
 	+@cd examples/mixed-pod/linux && CARGO_TARGET_DIR=$(GUESTS) $(crt_static) \

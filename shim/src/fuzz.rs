@@ -158,17 +158,21 @@ impl<'a> Sandbox<'a> {
         spec.clamp_oom_score_adj();
         let _ = (spec.sandbox_id(), spec.is_sandbox(), spec.systemd_cgroup());
 
-        let found = guest::find(&spec, &self.rootfs()).ok().flatten();
+        let found = match guest::find(&spec, &self.rootfs()) {
+            Ok(guest::Found::Wasm(guest)) => Some(guest),
+            _ => None,
+        };
         let guest = found.unwrap_or_else(|| Guest {
             name: "/f.wasm".into(),
             export: None,
             bytes: INSIDE.into(),
             digest: Digest::of(INSIDE),
+            spin: None,
         });
         assert_ne!(guest.bytes, OUTSIDE, "a module from outside was found");
         for kind in [Kind::CommandP1, Kind::CommandP2, Kind::Http] {
-            let kinds = Kinds::NONE.with(kind);
-            if let Ok(config) = guest::runner_config(&spec, &guest, kinds, &self.rootfs()) {
+            let kinds = [Kinds::NONE.with(kind)];
+            if let Ok(config) = guest::runner_config(&spec, &guest, &kinds, &self.rootfs()) {
                 check_config(&config);
             }
         }

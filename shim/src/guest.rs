@@ -1,10 +1,12 @@
 //! A Wasm container: which module it runs, and the spec of the small process
 //! that runs it.
 
+pub(crate) mod artifact;
 mod compile;
 mod memory;
 mod module;
 mod rewrite;
+mod spin;
 pub(crate) mod submounts;
 mod tree;
 
@@ -21,7 +23,7 @@ use wasmkind_engine::protocol;
 
 pub(crate) use compile::Toolchain;
 pub(crate) use memory::MemoryLimit;
-pub(crate) use module::{Guest, find, find_exec};
+pub(crate) use module::{Found, Guest, check_is_linux, find, find_exec};
 pub(crate) use rewrite::{exec_config, rewrite, runner_config, runners_process};
 
 /// The longest line a runner may send.
@@ -33,19 +35,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const GUEST_ROOT: &str = "/guest";
 
 /// The descriptors that a runner is given, and our end of its control socket.
+/// `modules` are one, or those of an application's components.
 pub(crate) fn descriptors(
     config: &RunnerConfig,
-    compiled: File,
+    modules: impl IntoIterator<Item = File>,
     memory_limit: &MemoryLimit,
 ) -> Result<(Control, Vec<OwnedFd>)> {
     let config = compile::sealed_file("runner-config", &serde_json::to_vec(config)?)?;
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().context("create a socket")?;
-    let fds = vec![
-        config.into(),
-        compiled.into(),
-        theirs.into(),
-        memory_limit.share()?,
-    ];
+    let mut modules = modules.into_iter().map(OwnedFd::from);
+    let first = modules.next().context("there is no module")?;
+    let mut fds = vec![config.into(), first, theirs.into(), memory_limit.share()?];
+    fds.extend(modules);
     Ok((Control::new(ours)?, fds))
 }
 

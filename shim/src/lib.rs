@@ -8,6 +8,7 @@
 
 mod bootstrap;
 mod cgroup;
+mod containerd;
 mod delete;
 mod error;
 mod events;

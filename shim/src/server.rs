@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use ttrpc::asynchronous::Server;
 use ttrpc::asynchronous::transport::Listener;
 
+use crate::containerd::Containerd;
 use crate::events::Publisher;
 use crate::flags::Flags;
 use crate::guest::{Paths, Toolchain};
@@ -83,6 +84,7 @@ fn prepare(flags: &Flags) -> Result<Arc<Pod>> {
     Ok(Pod::new(Setup {
         launcher: Launcher::new(runc_root(&flags.namespace)),
         stock_runc: Runc::new(stock_runc_root(&flags.namespace)),
+        containerd: Containerd::new(&flags.address, &flags.namespace),
         toolchain: Toolchain::new(reaper.clone(), Paths::from_env()),
         nested: Nested::new(settings, dir.clone(), reaper.clone()),
         socket: PathBuf::from(&flags.socket),

@@ -9,11 +9,13 @@ use std::process::Command;
 use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use wasmkind_engine::spin::MAX_COMPONENTS;
 
 /// The first descriptor that is handed to a child, after stdio.
 pub(crate) const FIRST_PASSED_FD: RawFd = 3;
 /// How many descriptors are handed to a child at most.
-const PASSED_FDS: RawFd = 4;
+/// A runner gets a configuration, a socket, its memory limit and the modules.
+const PASSED_FDS: RawFd = 3 + MAX_COMPONENTS as RawFd;
 
 /// Keeps the low descriptors occupied, so that nothing this process opens later
 /// sits where a child expects a passed descriptor: `pass_fds` could then
@@ -39,7 +41,10 @@ pub(crate) fn take_passed_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open (checked above), and by the protocol between
     // the start action and the server nobody else in this process owns it.
     let low = unsafe { OwnedFd::from_raw_fd(fd) };
-    Ok(rustix::io::fcntl_dupfd_cloexec(&low, 16)?)
+    Ok(rustix::io::fcntl_dupfd_cloexec(
+        &low,
+        FIRST_PASSED_FD + PASSED_FDS,
+    )?)
 }
 
 /// Makes `command` inherit `fds` as descriptors 3, 4, ... The command owns them.

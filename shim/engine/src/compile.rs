@@ -9,7 +9,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 
 use crate::cache::{Cache, CacheError, Compiled, Lookup};
 use crate::host::{self, ComponentHost, ModuleHost};
-use crate::{Budget, Digest, Kinds, Limits, Source, SourceError, settings};
+use crate::{Budget, Digest, Kinds, Limits, Source, SourceError, settings, spin};
 
 /// A compiled module.
 #[derive(Debug)]
@@ -174,7 +174,9 @@ fn check_component(name: &str, engine: &Engine, component: &Component) -> Result
         name: name.to_owned(),
         message: one_line(&format!("{e:#}")),
     };
-    let linker = host::component_linker(engine).map_err(link)?;
+    let mut linker = host::component_linker(engine).map_err(link)?;
+    // Only an application's components are given them, but this is not known here.
+    spin::add_to_linker(&mut linker).map_err(link)?;
     let Err(error) = linker.instantiate_pre(component) else {
         return Ok(());
     };

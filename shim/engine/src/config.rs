@@ -1,5 +1,6 @@
 //! What the shim tells the runner.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -33,6 +34,9 @@ pub struct RunnerConfig {
     /// Where a trap's message goes besides standard error.
     #[serde(default)]
     pub termination_log: Option<PathBuf>,
+    /// The service is a Spin application: its components' modules are in the descriptors.
+    #[serde(default)]
+    pub spin: Option<SpinConfig>,
 }
 
 /// A directory that the guest may use.
@@ -68,6 +72,45 @@ impl Http {
 /// The kubelet kills after 30 seconds unless told otherwise; be done before it.
 fn default_grace() -> u32 {
     25
+}
+
+/// A Spin application, checked by [`App`](crate::spin::App).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpinConfig {
+    /// What all routes begin with.
+    pub base: String,
+    pub routes: Vec<SpinRoute>,
+    /// In the order of their modules.
+    pub components: Vec<SpinComponent>,
+    /// The directory of the key-value store.
+    pub store: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpinRoute {
+    /// `/exact`, `/with/:parameter` or `/wildcard/...`.
+    pub route: String,
+    /// The component's index.
+    pub component: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpinComponent {
+    pub id: String,
+    /// As chosen by [`Kinds::choose`](crate::Kinds::choose).
+    pub kind: Kind,
+    pub env: Vec<(String, String)>,
+    /// The directory that is its filesystem, read-only; none without.
+    pub files: Option<PathBuf>,
+    /// By name, with their values.
+    pub variables: BTreeMap<String, String>,
+    /// As [`AllowedHosts`](crate::spin::AllowedHosts) reads them.
+    pub allowed_hosts: Vec<String>,
+    /// Whether it may use the key-value store.
+    pub store: bool,
 }
 
 #[cfg(test)]

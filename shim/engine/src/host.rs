@@ -7,7 +7,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::{Kind, Kinds, Limits};
+use crate::{Kind, Kinds, Limits, spin};
 
 /// The store's data of a core module.
 pub struct ModuleHost {
@@ -21,6 +21,8 @@ pub struct ComponentHost {
     pub http: WasiHttpCtx,
     pub table: ResourceTable,
     pub limits: Limits,
+    /// Of a component of a Spin application.
+    pub spin: Option<spin::Guest>,
 }
 
 impl WasiView for ComponentHost {
@@ -37,7 +39,10 @@ impl WasiHttpView for ComponentHost {
         WasiHttpCtxView {
             ctx: &mut self.http,
             table: &mut self.table,
-            hooks: Default::default(),
+            hooks: match &mut self.spin {
+                Some(guest) => guest,
+                None => Default::default(),
+            },
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod protocol;
 #[cfg(feature = "run")]
 pub mod settings;
 mod source;
+pub mod spin;
 mod target;
 
 pub use digest::Digest;

@@ -1,6 +1,6 @@
 //! How the shim and the runner talk.
 //!
-//! The runner inherits four descriptors. On [`CONTROL_FD`] it writes the line [`READY`] once
+//! The runner inherits four descriptors, or more. On [`CONTROL_FD`] it writes the line [`READY`] once
 //! the module is mapped, linked and pre-instantiated, or `error: ` and one line, and exits 1.
 //! The shim answers [`START`] (end of file instead: exit without running). A service binds its
 //! address before it answers [`STARTED`]; a command answers at once. Then the socket stays
@@ -18,6 +18,8 @@ pub const CONTROL_FD: i32 = 5;
 /// It lies below the cgroup's limit, so that growing fails in the guest before the kernel kills.
 pub const MEMORY_LIMIT_FD: i32 = 6;
 pub const NO_MEMORY_LIMIT: u64 = u64::MAX;
+/// The cache entries of a Spin application's other components, in their order.
+pub const FIRST_MORE_FD: i32 = 7;
 
 /// Lines on the control socket, less their newline.
 pub const READY: &str = "ready";

@@ -141,6 +141,7 @@ impl Component {
             http: WasiHttpCtx::new(),
             table: ResourceTable::new(),
             limits: Limits::new(&self.budget),
+            spin: None,
         };
         let mut store = Store::new(&self.engine, data);
         store.limiter(|host| &mut host.limits);

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 use wasmkind_engine::config::RunnerConfig;
-use wasmkind_engine::protocol::{CONFIG_FD, CONTROL_FD, MEMORY_LIMIT_FD, MODULE_FD};
+use wasmkind_engine::protocol::{CONFIG_FD, CONTROL_FD, FIRST_MORE_FD, MEMORY_LIMIT_FD, MODULE_FD};
 
 /// Far above what Kubernetes lets a Pod's environment and arguments be.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -32,6 +32,15 @@ impl Inherited {
             memory_limit: take(MEMORY_LIMIT_FD, "memory limit")?.into(),
         })
     }
+}
+
+/// The modules of the other components, `count` of them. To be called once, before
+/// anything opens a descriptor.
+pub(crate) fn more_modules(count: usize) -> anyhow::Result<Vec<File>> {
+    (FIRST_MORE_FD..)
+        .take(count)
+        .map(|fd| Ok(take(fd, "compiled module")?.into()))
+        .collect()
 }
 
 fn take(fd: RawFd, what: &str) -> anyhow::Result<OwnedFd> {

@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use wasmkind_engine::config::{Preopen, RunnerConfig};
+use wasmkind_engine::spin;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
 
 use crate::load::plain;
@@ -34,6 +37,7 @@ pub(crate) struct Shared {
     cwd: String,
     /// Opened once for all.
     files: WasiFilesystemCtx,
+    spin: Option<Arc<spin::Context>>,
 }
 
 impl Shared {
@@ -43,12 +47,27 @@ impl Shared {
             env: environment(config),
             cwd: config.cwd.clone(),
             files: open(config, false)?.build().filesystem().clone(),
+            spin: None,
         })
+    }
+
+    /// For a component of an application, which has less of the network and more
+    /// besides.
+    pub(crate) fn with_spin(mut self, context: Arc<spin::Context>) -> Self {
+        self.spin = Some(context);
+        self
+    }
+
+    pub(crate) fn spin(&self) -> Option<spin::Guest> {
+        self.spin.clone().map(spin::Guest)
     }
 
     pub(crate) fn context(&self) -> WasiCtx {
         let mut builder = WasiCtxBuilder::new();
         configure(&mut builder, &self.args, &self.env, &self.cwd);
+        if let Some(context) = &self.spin {
+            restrict(&mut builder, context);
+        }
         let mut wasi = builder.build();
         *wasi.filesystem() = self.files.clone();
         wasi
@@ -76,6 +95,23 @@ fn configure(builder: &mut WasiCtxBuilder, args: &[String], env: &[(String, Stri
         .allow_tcp(true)
         .allow_udp(true)
         .allow_ip_name_lookup(true);
+}
+
+/// Sockets connect where the component's hosts allow, and nobody connects to them.
+fn restrict(builder: &mut WasiCtxBuilder, context: &Arc<spin::Context>) {
+    builder.allow_ip_name_lookup(!context.hosts.is_empty());
+    let context = Arc::clone(context);
+    builder.socket_addr_check(move |address, usage| {
+        let allowed = match usage {
+            SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => {
+                context.hosts.allows_socket(address)
+            }
+            // Each socket that connects is bound, to a port that the kernel chooses.
+            SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => address.port() == 0,
+            SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => false,
+        };
+        Box::pin(async move { allowed })
+    });
 }
 
 /// Opens the directories that the guest gets.

@@ -31,48 +31,47 @@ const INSTANCE: u64 = 64 << 10;
 /// Bytes of a page of linear memory, in which wasmtime counts what a component needs.
 const PAGE: u64 = 64 << 10;
 
-/// A component mapped into an engine that has room for its instances.
+/// Components mapped into an engine that has room for their instances.
 pub(crate) struct Pooled {
     pub(crate) engine: Engine,
-    pub(crate) component: Component,
-    /// How many at a time.
+    pub(crate) components: Vec<Component>,
+    /// How many at a time, of all components together.
     pub(crate) instances: u32,
 }
 
-/// For `most` instances, or as many as have room in `limit` bytes.
-pub(crate) fn pooled(file: &File, name: &str, most: u32, limit: u64) -> anyhow::Result<Pooled> {
-    let pool = Pool::new(fitting(most, limit, 0));
-    let engine = plain(settings::pooling(pool)).context("set up the engine")?;
-    let first = component(&engine, file, name)?;
-    // None for a component that imports modules, which no toolchain makes.
-    let Some(resources) = first.resources_required() else {
-        return Ok(Pooled {
-            engine,
-            component: first,
-            instances: pool.instances,
-        });
+/// For `most` instances, or as many as have room in `limit` bytes, of the components in
+/// `modules`, which come with their names.
+pub(crate) fn pooled(modules: &[(&File, &str)], most: u32, limit: u64) -> anyhow::Result<Pooled> {
+    let load = |pool| {
+        let engine = plain(settings::pooling(pool)).context("set up the engine")?;
+        let components = modules
+            .iter()
+            .map(|(file, name)| component(&engine, file, name))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        anyhow::Ok((engine, components))
     };
-    let initial = resources.max_initial_memory_size.unwrap_or(0);
-    let memories = initial
-        .saturating_mul(PAGE)
-        .saturating_mul(resources.num_memories.into());
-    let instances = fitting(pool.instances, limit, memories);
-    let needed = enlarge(pool, resources);
-    if needed == pool {
-        return Ok(Pooled {
-            engine,
-            component: first,
-            instances,
-        });
+    let pool = Pool::new(fitting(most, limit, 0));
+    let (mut engine, mut components) = load(pool)?;
+    let (mut needed, mut memories) = (pool, 0);
+    // A component that imports modules, which no toolchain makes, does not say.
+    for resources in components.iter().filter_map(Component::resources_required) {
+        let initial = resources.max_initial_memory_size.unwrap_or(0);
+        memories = memories.max(
+            initial
+                .saturating_mul(PAGE)
+                .saturating_mul(resources.num_memories.into()),
+        );
+        needed = enlarge(needed, resources);
     }
-    // Composed of more than toolchains make: the pool must know before the component is mapped.
-    drop((first, engine));
-    let engine = plain(settings::pooling(needed)).context("set up the engine")?;
-    let component = component(&engine, file, name)?;
+    if needed != pool {
+        // Composed of more than toolchains make: the pool must know before they are mapped.
+        drop((components, engine));
+        (engine, components) = load(needed)?;
+    }
     Ok(Pooled {
         engine,
-        component,
-        instances,
+        components,
+        instances: fitting(pool.instances, limit, memories),
     })
 }
 

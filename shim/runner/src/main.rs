@@ -14,6 +14,7 @@ mod names;
 mod report;
 mod service;
 mod signals;
+mod spin;
 mod stdio;
 
 use anyhow::Context as _;
@@ -68,6 +69,8 @@ fn guest(
     control: &mut Control,
 ) -> anyhow::Result<i32> {
     let config = descriptors::read_config(&config)?;
+    let components = config.spin.as_ref().map_or(1, |app| app.components.len());
+    let more = descriptors::more_modules(components.saturating_sub(1))?;
     let budget = Budget::new(descriptors::map_memory_limit(&memory_limit)?);
     names::never_load_libraries();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -91,7 +94,9 @@ fn guest(
             runtime.block_on(command.run())
         }
         Kind::Http => {
-            let service = service::Service::prepare(&config, module, budget)?;
+            let mut modules = vec![module];
+            modules.extend(more);
+            let service = service::Service::prepare(&config, &modules, budget)?;
             control.ready_to_start()?;
             runtime.block_on(service.run(control))
         }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::host::{self, ComponentHost};
 use wasmkind_engine::{Budget, Limits};
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{Component, ResourceTable};
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -31,7 +31,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpView as _};
 use crate::control::Control;
 use crate::guest;
 use crate::load::{self, Pooled, plain};
-use crate::{report, signals};
+use crate::{report, signals, spin};
 
 /// Requests that are worked on at a time, where memory is not short. More wait for one to end.
 const INSTANCES: u32 = 128;
@@ -51,8 +51,17 @@ pub(crate) struct Service {
     listen: SocketAddr,
     grace: Duration,
     /// How many requests are worked on at a time.
-    instances: u32,
-    handler: Arc<Handler>,
+    most: u32,
+    instances: Arc<Semaphore>,
+    handlers: Handlers,
+}
+
+/// What answers requests.
+#[derive(Clone)]
+enum Handlers {
+    One(Arc<Handler>),
+    /// Of a Spin application, a handler for each component.
+    Routed(Arc<(spin::Application, Vec<Arc<Handler>>)>),
 }
 
 struct Handler {
@@ -65,37 +74,63 @@ struct Handler {
 }
 
 impl Service {
+    /// `modules` is one, or those of the application's components.
     pub(crate) fn prepare(
         config: &RunnerConfig,
-        file: File,
+        modules: &[File],
         budget: Budget,
     ) -> anyhow::Result<Self> {
         let http = config
             .http
             .as_ref()
             .context("the configuration of a service has no \"http\"")?;
+        let guests = match &config.spin {
+            None => vec![(config.name.clone(), guest::Shared::new(config)?)],
+            Some(app) => spin::guests(config, app)?,
+        };
+        let named: Vec<_> = modules
+            .iter()
+            .zip(&guests)
+            .map(|(file, (name, _))| (file, name.as_str()))
+            .collect();
         let Pooled {
             engine,
-            component,
-            instances,
-        } = load::pooled(&file, &config.name, INSTANCES, budget.limit())?;
-        let linker = plain(host::component_linker(&engine)).context("define WASI")?;
-        let pre = linker.instantiate_pre(&component).and_then(ProxyPre::new);
-        let pre = plain(pre).with_context(|| format!("link {}", config.name))?;
+            components,
+            instances: most,
+        } = load::pooled(&named, INSTANCES, budget.limit())?;
+        let mut linker = plain(host::component_linker(&engine)).context("define WASI")?;
+        if config.spin.is_some() {
+            plain(wasmkind_engine::spin::add_to_linker(&mut linker)).context("define Spin")?;
+        }
         signals::take_turns(&engine, SLICE)?;
-        let handler = Handler {
-            engine,
-            pre,
-            guest: guest::Shared::new(config)?,
-            budget,
-            name: config.name.clone(),
-            instances: Arc::new(Semaphore::new(instances as usize)),
+        let instances = Arc::new(Semaphore::new(most as usize));
+        let handler = |(component, (name, guest)): (Component, (String, guest::Shared))| {
+            let pre = linker.instantiate_pre(&component).and_then(ProxyPre::new);
+            let pre = plain(pre).with_context(|| format!("link {name}"))?;
+            anyhow::Ok(Arc::new(Handler {
+                engine: engine.clone(),
+                pre,
+                guest,
+                budget: budget.clone(),
+                name,
+                instances: Arc::clone(&instances),
+            }))
+        };
+        let mut handlers = components
+            .into_iter()
+            .zip(guests)
+            .map(handler)
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let handlers = match &config.spin {
+            None => Handlers::One(handlers.pop().context("there is no module")?),
+            Some(app) => Handlers::Routed(Arc::new((spin::Application::new(app)?, handlers))),
         };
         Ok(Self {
             listen: http.listen,
             grace: Duration::from_secs(http.grace_seconds.into()),
+            most,
             instances,
-            handler: Arc::new(handler),
+            handlers,
         })
     }
 
@@ -116,8 +151,8 @@ impl Service {
                 accepted = listener.accept() => accepted,
                 () = end.asked() => break,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, client) = match accepted {
+                Ok(accepted) => accepted,
                 Err(_) => {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
@@ -125,10 +160,10 @@ impl Service {
             };
             // Answers are written whole; waiting for more only delays them.
             let _ = stream.set_nodelay(true);
-            let handler = Arc::clone(&self.handler);
+            let handlers = self.handlers.clone();
             let answer = move |request| {
-                let handler = Arc::clone(&handler);
-                async move { Ok::<_, Infallible>(handler.answer(request).await) }
+                let handlers = handlers.clone();
+                async move { Ok::<_, Infallible>(handlers.answer(request, client).await) }
             };
             let connection =
                 server.serve_connection(TokioIo::new(stream), hyper::service::service_fn(answer));
@@ -145,7 +180,7 @@ impl Service {
         let deadline = Instant::now() + self.grace;
         let drained = async {
             connections.shutdown().await;
-            let _ = self.handler.instances.acquire_many(self.instances).await;
+            let _ = self.instances.acquire_many(self.most).await;
         };
         if tokio::time::timeout_at(deadline, drained).await.is_err() {
             report::complain("requests were still under way when the time to end ran out");
@@ -187,6 +222,29 @@ impl End {
             _ = self.quit.recv() => {}
             _ = self.hang_up.recv() => {}
         }
+    }
+}
+
+impl Handlers {
+    async fn answer(
+        self,
+        mut request: Request<Incoming>,
+        client: SocketAddr,
+    ) -> Response<HyperOutgoingBody> {
+        let handler = match &self {
+            Self::One(handler) => handler,
+            Self::Routed(routed) => {
+                let (app, handlers) = &**routed;
+                match app.route(&mut request, client) {
+                    spin::Route::Component(index) => &handlers[index],
+                    spin::Route::Healthy => return refuse(StatusCode::OK, "OK"),
+                    spin::Route::Nowhere => {
+                        return refuse(StatusCode::NOT_FOUND, "no component answers this path\n");
+                    }
+                }
+            }
+        };
+        Arc::clone(handler).answer(request).await
     }
 }
 
@@ -247,6 +305,7 @@ impl Handler {
             http: WasiHttpCtx::new(),
             table: ResourceTable::new(),
             limits: Limits::new(&self.budget),
+            spin: self.guest.spin(),
         };
         let mut store = Store::new(&self.engine, data);
         store.limiter(|host| &mut host.limits);

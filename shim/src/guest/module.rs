@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use wasmkind_engine::Digest;
 
+use super::spin::Application;
 use super::tree::{Tree, normal};
 use crate::spec::{Mount, Spec};
 
 /// A module larger than this is refused.
-const MAX_MODULE: u64 = 256 << 20;
+pub(super) const MAX_MODULE: u64 = 256 << 20;
 const MAGIC: &[u8] = b"\0asm";
 
 /// The module of a Wasm container, as its bytes are now: the image cannot change
@@ -24,19 +25,31 @@ pub(crate) struct Guest {
     pub(crate) export: Option<String>,
     pub(crate) bytes: Vec<u8>,
     pub(crate) digest: Digest,
+    /// The application whose first component this is.
+    pub(crate) spin: Option<Box<Application>>,
 }
 
-/// What the container's first argument names; None means a Linux container.
-/// `rootfs` is mounted.
+/// What the container's first argument names in its filesystem.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Wasm(Guest),
+    /// A program for Linux.
+    Linux,
+    /// Nothing: the image may itself be a module, or else it is for the stock
+    /// shim to say what is missing.
+    Nothing,
+}
+
+/// Looks for what the container is to run. `rootfs` is mounted.
 ///
 /// # Errors
-/// When the argument says Wasm and there is no such module.
-pub(crate) fn find(spec: &Spec, rootfs: &Path) -> Result<Option<Guest>> {
-    let Some(program) = spec.view.process.args.first() else {
-        return Ok(None);
-    };
-    let (path, export) = split_export(program);
-    let says_wasm = path.ends_with(".wasm") || path.ends_with(".wat");
+/// When a module cannot be read.
+pub(crate) fn find(spec: &Spec, rootfs: &Path) -> Result<Found> {
+    let (path, export) = split_export(spec.program());
+    if path.is_empty() {
+        return Ok(Found::Nothing);
+    }
+    let says_wasm = says_wasm(path);
     let view = Filesystem {
         rootfs: Tree::open(rootfs)?,
         mounts: &spec.view.mounts,
@@ -48,35 +61,55 @@ pub(crate) fn find(spec: &Spec, rootfs: &Path) -> Result<Option<Guest>> {
         let mut magic = [0; MAGIC.len()];
         let is_wasm = file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC;
         if !is_wasm && !says_wasm {
-            return Ok(None);
+            return Ok(Found::Linux);
         }
         let bytes = read(file, &candidate)?;
-        return Ok(Some(Guest {
+        return Ok(Found::Wasm(Guest {
             name: candidate.display().to_string(),
             export: export.map(str::to_owned),
             digest: Digest::of(&bytes),
             bytes,
+            spin: None,
         }));
     }
-    if says_wasm {
+    Ok(Found::Nothing)
+}
+
+/// # Errors
+/// When the container's first argument says that it is a module. It is for a
+/// container whose filesystem and image have none.
+pub(crate) fn check_is_linux(spec: &Spec) -> Result<()> {
+    let (path, _) = split_export(spec.program());
+    if says_wasm(path) {
         bail!("no file {path} in the container's image or volumes");
     }
-    Ok(None)
+    Ok(())
+}
+
+fn says_wasm(path: &str) -> bool {
+    path.ends_with(".wasm") || path.ends_with(".wat")
 }
 
 /// The module that an exec names; `spec` has the exec's process. `entrypoint` is
-/// what the container's own process runs.
+/// what the container's own process runs. None when that is named, and not in the
+/// filesystem: then the image itself is the module.
 ///
 /// # Errors
 /// When that is no module, with what could be run instead.
-pub(crate) fn find_exec(spec: &Spec, rootfs: &Path, entrypoint: &str) -> Result<Guest> {
+pub(crate) fn find_exec(spec: &Spec, rootfs: &Path, entrypoint: &str) -> Result<Option<Guest>> {
     let program = spec.program();
-    let error = match find(spec, rootfs) {
-        Ok(Some(guest)) => return Ok(guest),
-        Ok(None) => anyhow!("{program:?} is not a WebAssembly module of this container"),
+    let entrypoint = split_export(entrypoint).0;
+    let found = match find(spec, rootfs) {
+        Ok(Found::Nothing) if split_export(program).0 == entrypoint => return Ok(None),
+        Ok(Found::Nothing) => check_is_linux(spec).map(|()| Found::Linux),
+        found => found,
+    };
+    let error = match found {
+        Ok(Found::Wasm(guest)) => return Ok(Some(guest)),
+        Ok(_) => anyhow!("{program:?} is not a WebAssembly module of this container"),
         Err(e) => e,
     };
-    let mut choice = format!("{} (the entrypoint)", split_export(entrypoint).0);
+    let mut choice = format!("{entrypoint} (the entrypoint)");
     for module in Tree::open(rootfs)?.modules() {
         let path = Path::new("/").join(module);
         if path != Path::new(entrypoint) {
@@ -87,7 +120,7 @@ pub(crate) fn find_exec(spec: &Spec, rootfs: &Path, entrypoint: &str) -> Result<
 }
 
 /// `/app.wasm#export`; `#` in the name of a Linux program is part of it.
-fn split_export(program: &str) -> (&str, Option<&str>) {
+pub(super) fn split_export(program: &str) -> (&str, Option<&str>) {
     match program.rsplit_once('#') {
         Some((path, export)) if !export.is_empty() && !path.is_empty() => (path, Some(export)),
         _ => (program, None),
@@ -205,7 +238,11 @@ mod tests {
             "mounts": mounts,
         }))
         .unwrap();
-        find(&spec, dir.path())
+        match find(&spec, dir.path())? {
+            Found::Wasm(guest) => Ok(Some(guest)),
+            Found::Linux => Ok(None),
+            Found::Nothing => check_is_linux(&spec).map(|()| None),
+        }
     }
 
     #[test]

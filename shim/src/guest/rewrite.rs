@@ -28,6 +28,7 @@ const LISTEN_ANNOTATION: &str = "wasmkind.dev/http-listen";
 /// Environment variables of other Wasm runtimes that published manifests set.
 const LISTEN_ENV: [&str; 2] = ["WASMTIME_HTTP_PROXY_SOCKET_ADDR", "SPIN_HTTP_LISTEN_ADDR"];
 const DEFAULT_LISTEN: &str = "0.0.0.0:8080";
+const DEFAULT_SPIN_LISTEN: &str = "0.0.0.0:80";
 
 /// The runner's spec. `rootfs` is the container's mounted snapshot, `root` the
 /// runner's root, which is made here; missing mount points are made in both.
@@ -148,23 +149,39 @@ fn without_volumes(own: &[Mount]) -> Vec<Mount> {
     .collect()
 }
 
-/// What the runner is told about the guest.
+/// What the runner is told about the guest. `kinds` are those of its module, or of
+/// each component of an application.
 pub(crate) fn runner_config(
     spec: &Spec,
     guest: &Guest,
-    kinds: Kinds,
+    kinds: &[Kinds],
     rootfs: &Path,
 ) -> Result<RunnerConfig> {
+    let spin = guest
+        .spin
+        .as_ref()
+        .map(|app| app.config(kinds))
+        .transpose()?;
     let kind = kinds
+        .first()
+        .context("there is no module")?
         .choose(guest.export.as_deref())
         .map_err(|e| anyhow!("{} {e}", guest.name))?;
     let http = match kind {
-        Kind::Http => Some(Http::new(listen_address(spec)?)),
+        Kind::Http => {
+            let default = if spin.is_some() {
+                DEFAULT_SPIN_LISTEN
+            } else {
+                DEFAULT_LISTEN
+            };
+            Some(Http::new(listen_address(spec, default)?))
+        }
         Kind::CommandP1 | Kind::CommandP2 => None,
     };
     Ok(RunnerConfig {
         http,
         termination_log: termination_log(spec, rootfs)?,
+        spin,
         ..config(spec, guest, kind)
     })
 }
@@ -210,10 +227,11 @@ fn config(spec: &Spec, guest: &Guest, kind: Kind) -> RunnerConfig {
         http: None,
         cpus: cpus(resources),
         termination_log: None,
+        spin: None,
     }
 }
 
-fn listen_address(spec: &Spec) -> Result<SocketAddr> {
+fn listen_address(spec: &Spec, default: &str) -> Result<SocketAddr> {
     let from_env = LISTEN_ENV
         .iter()
         .find_map(|name| Some((format!("environment variable {name}"), spec.env(name)?)));
@@ -222,7 +240,7 @@ fn listen_address(spec: &Spec) -> Result<SocketAddr> {
             let text = spec.view.annotations.get(LISTEN_ANNOTATION)?;
             Some((format!("annotation {LISTEN_ANNOTATION}"), text.as_str()))
         })
-        .unwrap_or_else(|| ("default".to_owned(), DEFAULT_LISTEN));
+        .unwrap_or_else(|| ("default".to_owned(), default));
     text.parse().map_err(|_| {
         anyhow!("{origin} is {text:?}, which is no address to listen on such as {DEFAULT_LISTEN}")
     })

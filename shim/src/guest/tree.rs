@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 
 use crate::spec::Mount;
 
@@ -64,6 +64,29 @@ impl Tree {
             return Ok(None);
         }
         Ok(Some(file))
+    }
+
+    /// Makes a file that is not there yet, and the directories that it lies in.
+    pub(super) fn create_file(&self, path: &Path) -> Result<File> {
+        let path = normal(path)?;
+        let parent = path.parent().unwrap_or(Path::new("."));
+        let name = path
+            .file_name()
+            .with_context(|| format!("{} is no name of a file", path.display()))?;
+        let parent = self.mount_point(parent, MountPoint::Dir)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644))
+            .with_context(|| self.describe("create", &path))?;
+        Ok(file.into())
+    }
+
+    /// Makes `owner`, a user and a group, the owner of `path`.
+    pub(super) fn give(&self, path: &Path, owner: (u32, u32)) -> Result<()> {
+        let file = self.resolve(&normal(path)?, OFlags::RDONLY | OFlags::CLOEXEC)?;
+        let (user, group) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+        rustix::fs::fchown(&file, Some(user), Some(group))
+            .with_context(|| self.describe("change the owner of", path))
     }
 
     /// Makes what of `path` is missing, so that something can be mounted there,

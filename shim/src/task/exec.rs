@@ -140,11 +140,17 @@ impl Pod {
             })
             .await?
         };
+        let guest = match guest {
+            Some(guest) => guest,
+            None => guest::artifact::find_exec(&self.setup.containerd, &container.id, &spec)
+                .await?
+                .with_context(|| format!("{} is gone from the image", spec.program()))?,
+        };
         let compiled = self.setup.toolchain.compiled(&guest).await?;
         let config = guest::exec_config(&spec, &guest, compiled.kinds)?;
         let limit = container.state().memory_limit.clone();
         let limit = limit.context("no Wasm container")?;
-        let (mut control, fds) = guest::descriptors(&config, compiled.file, &limit)?;
+        let (mut control, fds) = guest::descriptors(&config, [compiled.file], &limit)?;
         let reaper = &self.setup.reaper;
         let dir = container.dir.exec()?;
         let (streams, opened) = self.open_streams(process, dir.path()).await?;

@@ -17,7 +17,7 @@ use super::pod::Pod;
 use super::process::{Process, Status};
 use crate::cgroup::{Cgroup, OomWatch};
 use crate::events::{Publisher, timestamp};
-use crate::guest::{self, Control, Guest, MemoryLimit};
+use crate::guest::{self, Control, Found, Guest, MemoryLimit};
 use crate::launch::Launch;
 use crate::reaper::{Exit, Mark};
 use crate::rootfs;
@@ -41,20 +41,34 @@ impl Pod {
         request: &CreateTaskRequest,
         rootfs: &Path,
     ) -> Result<Payload> {
-        let (spec, mounts) = (spec.clone(), request.rootfs.clone());
-        let rootfs = rootfs.to_owned();
-        blocking(move || {
-            rootfs::mount_all(&mounts, &rootfs)?;
-            if spec.is_sandbox() {
-                return Ok(Payload::Sandbox);
-            }
-            let found = guest::find(&spec, &rootfs);
-            if !matches!(found, Ok(Some(_))) && !mounts.is_empty() {
-                rootfs::unmount(&rootfs)?;
-            }
-            Ok(found?.map_or(Payload::Linux, Payload::Wasm))
-        })
-        .await
+        let (mounts, target) = (request.rootfs.clone(), rootfs.to_owned());
+        blocking(move || rootfs::mount_all(&mounts, &target)).await?;
+        if spec.is_sandbox() {
+            return Ok(Payload::Sandbox);
+        }
+        let payload = self.payload(spec, &request.id, rootfs).await;
+        if !matches!(payload, Ok(Payload::Wasm(_))) && !request.rootfs.is_empty() {
+            rootfs::unmount(rootfs)?;
+        }
+        payload
+    }
+
+    async fn payload(&self, spec: &Spec, id: &str, rootfs: &Path) -> Result<Payload> {
+        let found = {
+            let (spec, rootfs) = (spec.clone(), rootfs.to_owned());
+            blocking(move || guest::find(&spec, &rootfs)).await?
+        };
+        match found {
+            Found::Wasm(guest) => return Ok(Payload::Wasm(guest)),
+            Found::Linux => return Ok(Payload::Linux),
+            Found::Nothing => {}
+        }
+        if let Some(guest) = guest::artifact::find(&self.setup.containerd, id, spec, rootfs).await?
+        {
+            return Ok(Payload::Wasm(guest));
+        }
+        guest::check_is_linux(spec)?;
+        Ok(Payload::Linux)
     }
 
     /// Creates the sandbox or a Wasm container; its snapshot is mounted. On
@@ -112,8 +126,12 @@ impl Pod {
     ) -> Result<(u32, Option<Control>)> {
         let toolchain = &self.setup.toolchain;
         let runner = toolchain.paths.runner()?;
-        let compiled = toolchain.compiled(guest).await?;
-        let config = guest::runner_config(spec, guest, compiled.kinds, rootfs)?;
+        let mut compiled = vec![toolchain.compiled(guest).await?];
+        for other in guest.spin.iter().flat_map(|app| &app.others) {
+            compiled.push(toolchain.compiled(other).await?);
+        }
+        let kinds: Vec<_> = compiled.iter().map(|compiled| compiled.kinds).collect();
+        let config = guest::runner_config(spec, guest, &kinds, rootfs)?;
         let root = container.dir.path().join("root");
         let document = {
             let (spec, rootfs) = (spec.clone(), rootfs.to_owned());
@@ -122,7 +140,8 @@ impl Pod {
         write_json(&container.dir.config(), &document)?;
         let limit = MemoryLimit::new(&spec.document["linux"]["resources"])?;
         container.state().memory_limit = Some(limit.clone());
-        let (mut control, fds) = guest::descriptors(&config, compiled.file, &limit)?;
+        let modules = compiled.into_iter().map(|compiled| compiled.file);
+        let (mut control, fds) = guest::descriptors(&config, modules, &limit)?;
         let pid = self.launch(container, spec, fds).await?;
         if let Err(error) = control.ready().await {
             let error = self.killed_by_seccomp(pid, since).await.unwrap_or(error);

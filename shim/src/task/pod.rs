@@ -11,6 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use super::container::Container;
+use crate::containerd::Containerd;
 use crate::error::{TaskError, TaskResult};
 use crate::events::Publisher;
 use crate::flags::valid_name;
@@ -33,6 +34,7 @@ pub(crate) struct Setup {
     pub(crate) launcher: Launcher,
     /// As the stock shim has it, for what that shim cannot delete any more.
     pub(crate) stock_runc: Runc,
+    pub(crate) containerd: Containerd,
     pub(crate) toolchain: Toolchain,
     pub(crate) nested: Nested,
 }

@@ -32,7 +32,7 @@ pub(crate) fn write(
     std::fs::write(archive, bytes).unwrap();
 }
 
-fn tarball(files: &[(&str, &[u8])], links: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn tarball(files: &[(&str, &[u8])], links: &[(&str, &str)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, bytes) in files {
         let mut header = tar::Header::new_gnu();

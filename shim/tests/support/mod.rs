@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod image;
+pub(crate) mod registry;
 pub(crate) mod rpc;
 
 use std::fs;
@@ -91,7 +92,7 @@ pub(crate) fn eventually<T>(what: &str, seconds: u64, mut check: impl FnMut() ->
 }
 
 /// Where the static runner and compiler are.
-fn artifacts() -> PathBuf {
+pub(crate) fn artifacts() -> PathBuf {
     let dir = std::env::var_os("WASMKIND_ARTIFACTS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../bin/artifacts"),
         PathBuf::from,

@@ -79,6 +79,7 @@ impl Guest {
             http: (kind == Kind::Http).then(|| Http::new(free_address())),
             cpus: None,
             termination_log: None,
+            spin: None,
         };
         Self {
             config,

@@ -69,8 +69,10 @@ impl Fixture {
             export: None,
             bytes: vec![],
             digest: wasmkind_engine::Digest::of(b""),
+            spin: None,
         };
-        runner_config(&self.spec, &guest, Kinds::NONE.with(kind), &self.rootfs())
+        let kinds = [Kinds::NONE.with(kind)];
+        runner_config(&self.spec, &guest, &kinds, &self.rootfs())
     }
 }
 
