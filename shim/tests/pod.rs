@@ -92,8 +92,8 @@ fn a_runner_is_given_the_guest_and_little_else() {
         .filter_map(|line| line.strip_prefix("/proc/self/fd: "))
         .collect();
     fds.sort_unstable();
-    // 6 is the directory being listed.
-    assert_eq!(fds, ["0", "1", "2", "3", "4", "5", "6"], "{log}");
+    // 7 is the directory being listed.
+    assert_eq!(fds, ["0", "1", "2", "3", "4", "5", "6", "7"], "{log}");
     pod.remove();
 }
 
