@@ -106,6 +106,10 @@ $(CONFORMANCE_LINUX) &: FORCE
 	+@cd examples/conformance/guest && CARGO_TARGET_DIR=$(GUESTS) $(crt_static) \
 		cargo build --release --locked --target $(TRIPLE) --bins
 
+# The head of a module and no section: what a runtime must refuse.
+$(WASM)/corrupt.wasm:
+	@mkdir -p $(@D) && printf '\0asm\1\0\0\0 and no section' >$@
+
 # image(reference, entrypoint, SOURCE:/TARGET...)
 image = @mkdir -p $(@D) && bin/wasmkind build image -t $(1) --entrypoint '$(2)' -o $@ $(3)
 # Files in an image's root.
@@ -115,7 +119,7 @@ $(ARTIFACTS)/images/mixed-pod-wasm.tar: $(WASM)/mixed_pod_wasm.wasm bin/wasmkind
 	$(call image,wasmkind.dev/examples/mixed-pod-wasm:v1,["/mixed-pod.wasm"],$<:/mixed-pod.wasm)
 $(ARTIFACTS)/images/mixed-pod-linux.tar: $(LINUX)/mixed-linux bin/wasmkind
 	$(call image,wasmkind.dev/examples/mixed-pod-linux:v1,["/mixed-linux"],$<:/mixed-linux)
-$(ARTIFACTS)/images/conformance-wasm.tar: $(CONFORMANCE_WASM) examples/conformance/corrupt.wasm bin/wasmkind
+$(ARTIFACTS)/images/conformance-wasm.tar: $(CONFORMANCE_WASM) $(WASM)/corrupt.wasm bin/wasmkind
 	$(call image,wasmkind.dev/conformance/wasm:v1,["/service.wasm"],$(call in_root,$(filter %.wasm,$^)))
 $(ARTIFACTS)/images/conformance-linux.tar: $(CONFORMANCE_LINUX) bin/wasmkind
 	$(call image,wasmkind.dev/conformance/linux:v1,["/command"$(comma)"serve"],$(call in_root,$(filter $(LINUX)/%,$^)))
