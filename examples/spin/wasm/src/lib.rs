@@ -18,7 +18,9 @@ async fn handle(request: Request) -> Result<impl IntoResponse> {
             .map(|()| "written".to_owned())
             .context("write /new.txt"),
         "variable" => variables::get("text").map_err(Into::into),
-        "environment" => Ok(std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()),
+        "environment" => Ok(std::env::vars()
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .collect()),
         // Another service, if the application's manifest allows it.
         "fetch" => fetch(request.query()).await,
         _ => Ok(headers(&request)),
