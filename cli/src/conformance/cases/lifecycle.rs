@@ -218,9 +218,12 @@ async fn post_start(test: Test) -> Verdict {
     let container = |half: Half| {
         let file = format!("/shared/{half}");
         let hook = json!({ "postStart": { "exec": { "command": test.words(half, &["write", &file, "hooked"]) } } });
-        test.command(half, &["in-turn", "wait", &file, "--", "cat", &file])
-            .with(mounts())
-            .with(json!({ "lifecycle": hook }))
+        test.command(
+            half,
+            &["in-turn", "wait", &file, "hooked", "--", "cat", &file],
+        )
+        .with(mounts())
+        .with(json!({ "lifecycle": hook }))
     };
     let pod = test
         .pod(json!({ "containers": test.both(container), "volumes": volumes() }))
