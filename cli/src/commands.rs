@@ -1,5 +1,6 @@
 //! The command line: one file a command. Results go to stdout, everything else to stderr.
 
+mod bench;
 mod build;
 mod conformance;
 mod create;
@@ -54,6 +55,9 @@ enum Command {
     Export(export::Command),
     /// Prove that a cluster runs Wasm and Linux containers as equals in one Pod
     Conformance(Box<conformance::Arguments>),
+    /// Measure Wasm against Linux in a cluster
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Show versions
     Version(version::Arguments),
 }
@@ -93,6 +97,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 export::run(&arguments).await
             }
             Command::Conformance(arguments) => conformance::run(&arguments).await,
+            Command::Bench(command) => bench::run(&command).await,
             Command::Version(arguments) => version::run(&arguments).await,
         }
     });

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::{cluster, conformance, docker, kubeconfig};
+use crate::{bench, cluster, conformance, docker, kubeconfig};
 
 /// The command could not be understood.
 pub const USAGE: u8 = 2;
@@ -32,6 +32,9 @@ pub fn exit_code(result: anyhow::Result<()>) -> ExitCode {
             || cause
                 .downcast_ref()
                 .is_some_and(conformance::Error::is_interruption)
+            || cause
+                .downcast_ref()
+                .is_some_and(bench::Error::is_interruption)
     });
     ExitCode::from(if interrupted { INTERRUPTED } else { FAILED })
 }
@@ -68,6 +71,9 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return error.hint();
     }
     if let Some(error) = cause.downcast_ref::<conformance::Error>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<bench::Error>() {
         return error.hint();
     }
     cause

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// Form of a list.
+/// Form of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// One name a line.
@@ -25,6 +25,19 @@ pub(super) fn list<T: Serialize>(
         Format::Text => items.iter().try_for_each(|item| line(text(item))),
         Format::Json => line(&serde_json::to_string_pretty(items).context("encode the list")?),
         Format::Yaml => write(&serde_norway::to_string(items).context("encode the list")?),
+    }
+}
+
+/// Writes one thing to stdout.
+pub(super) fn value<T: Serialize>(
+    format: Format,
+    item: &T,
+    text: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Text => write(&text(item)),
+        Format::Json => line(&serde_json::to_string_pretty(item).context("encode the result")?),
+        Format::Yaml => write(&serde_norway::to_string(item).context("encode the result")?),
     }
 }
 

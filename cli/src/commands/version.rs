@@ -29,11 +29,8 @@ pub(super) fn long() -> String {
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let Some(reference) = &arguments.image else {
         let version = serde_json::json!({ "wasmkind": format!("v{}", env!("CARGO_PKG_VERSION")) });
-        return match arguments.output {
-            Format::Text => output::line(&format!("wasmkind {}", long())),
-            Format::Json => output::line(&format!("{version:#}")),
-            Format::Yaml => output::write(&serde_norway::to_string(&version)?),
-        };
+        let text = |_: &_| format!("wasmkind {}\n", long());
+        return output::value(arguments.output, &version, text);
     };
     let image = docker::image::find(&docker::connect().await?, reference).await?;
     let image = image.with_context(|| format!("image {reference} is not in Docker"))?;
@@ -41,11 +38,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         image: reference.clone(),
         source,
     })?;
-    match arguments.output {
-        Format::Text => output::write(&table(&components)),
-        Format::Json => output::line(&serde_json::to_string_pretty(&components)?),
-        Format::Yaml => output::write(&serde_norway::to_string(&components)?),
-    }
+    output::value(arguments.output, &components, table)
 }
 
 fn table(components: &Components) -> String {
