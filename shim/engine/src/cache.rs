@@ -256,13 +256,14 @@ fn write_entry(
     let mut file = File::from(rustix::fs::openat(&cache.dir, name, flags, mode)?);
     // Whatever the umask.
     rustix::fs::fchmod(&file, mode)?;
-    let trailer = Trailer {
-        payload_sha256: Sha256::digest(code).into(),
+    let mut trailer = Trailer {
+        sha256: [0; 32],
         payload_length: code.len() as u64,
         digest: *digest,
         kinds,
         fingerprint: target::fingerprint(),
     };
+    trailer.sha256 = trailer.seal(Sha256::new_with_prefix(code));
     file.write_all(code)?;
     file.write_all(&trailer.encode())?;
     file.sync_all()
@@ -301,14 +302,14 @@ fn verify(file: &File, digest: &Digest) -> io::Result<Result<Kinds, String>> {
             "it was compiled for another engine or processor".to_owned()
         ));
     }
-    if hash_payload(file, payload_length)? != trailer.payload_sha256 {
-        return Ok(Err("its code does not match its hash".to_owned()));
+    if trailer.seal(hash_payload(file, payload_length)?) != trailer.sha256 {
+        return Ok(Err("it does not match its hash".to_owned()));
     }
     Ok(Ok(trailer.kinds))
 }
 
 /// By offset: the descriptor is handed on, and its position with it.
-fn hash_payload(file: &File, length: u64) -> io::Result<[u8; 32]> {
+fn hash_payload(file: &File, length: u64) -> io::Result<Sha256> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 * 1024];
     let mut offset = 0;
@@ -320,7 +321,7 @@ fn hash_payload(file: &File, length: u64) -> io::Result<[u8; 32]> {
         hash.update(&buffer[..want]);
         offset += want as u64;
     }
-    Ok(hash.finalize().into())
+    Ok(hash)
 }
 
 fn check_owner(stat: &Stat, forbidden: u32) -> Result<(), String> {

@@ -72,6 +72,7 @@ fn finds_what_was_stored() {
 #[case::magic("does not end as", |p: &Path| flip(p, fs::metadata(p).unwrap().len() - 1))]
 #[case::digest("of the module", |p: &Path| flip(p, CODE.len() as u64 + 40))]
 #[case::kinds("unknown kinds", |p: &Path| flip(p, CODE.len() as u64 + 74))]
+#[case::other_kinds("does not match its hash", |p: &Path| flip(p, CODE.len() as u64 + 75))]
 #[case::fingerprint("another engine", |p: &Path| flip(p, CODE.len() as u64 + 76))]
 #[case::cut("cut short", |p: &Path| fs::write(p, b"short").unwrap())]
 #[case::empty("cut short", |p: &Path| fs::write(p, b"").unwrap())]

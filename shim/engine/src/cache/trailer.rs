@@ -1,13 +1,16 @@
 //! The last bytes of an entry. At the end and not at the beginning, because wasmtime maps an
 //! image from offset 0.
 
+use sha2::{Digest as _, Sha256};
+
 use crate::{Digest, Kinds};
 
-const MAGIC: [u8; 16] = *b"wasmkind.cwasm\0\x01";
+const MAGIC: [u8; 16] = *b"wasmkind.cwasm\0\x02";
 
 #[derive(Debug, PartialEq)]
 pub(super) struct Trailer {
-    pub(super) payload_sha256: [u8; 32],
+    /// Of the code and of what follows here.
+    pub(super) sha256: [u8; 32],
     pub(super) payload_length: u64,
     pub(super) digest: Digest,
     pub(super) kinds: Kinds,
@@ -18,9 +21,17 @@ impl Trailer {
     pub(super) const LENGTH: usize = 32 + 8 + 32 + 4 + 8 + MAGIC.len();
 
     pub(super) fn encode(&self) -> Vec<u8> {
+        [&self.sha256[..], &self.sealed()].concat()
+    }
+
+    /// `code`, hashed on over all else that an entry says.
+    pub(super) fn seal(&self, code: Sha256) -> [u8; 32] {
+        code.chain_update(self.sealed()).finalize().into()
+    }
+
+    fn sealed(&self) -> Vec<u8> {
         [
-            &self.payload_sha256[..],
-            &self.payload_length.to_le_bytes(),
+            &self.payload_length.to_le_bytes()[..],
             self.digest.as_bytes(),
             &self.kinds.bits().to_le_bytes(),
             &self.fingerprint,
@@ -32,7 +43,7 @@ impl Trailer {
     /// The error says what is wrong.
     pub(super) fn decode(bytes: &[u8; Self::LENGTH]) -> Result<Self, String> {
         let mut rest = &bytes[..];
-        let payload_sha256 = take(&mut rest)?;
+        let sha256 = take(&mut rest)?;
         let payload_length = u64::from_le_bytes(take(&mut rest)?);
         let digest = Digest::from_bytes(take(&mut rest)?);
         let kinds = u32::from_le_bytes(take(&mut rest)?);
@@ -43,7 +54,7 @@ impl Trailer {
         let kinds =
             Kinds::from_bits(kinds).ok_or_else(|| format!("it has unknown kinds ({kinds:#x})"))?;
         Ok(Self {
-            payload_sha256,
+            sha256,
             payload_length,
             digest,
             kinds,
