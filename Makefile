@@ -110,6 +110,11 @@ $(CONFORMANCE_LINUX) &: FORCE
 $(WASM)/corrupt.wasm:
 	@mkdir -p $(@D) && printf '\0asm\1\0\0\0 and no section' >$@
 
+# A command that imports the function `made-it` of a module `nobody`: what no runtime can link.
+$(WASM)/unknown-import.wasm:
+	@mkdir -p $(@D) && printf '%b' '\0asm\01\0\0\0' '\01\04\01\0140\0\0' \
+		'\02\022\01\06nobody\07made-it\0\0' '\03\02\01\0' '\07\012\01\06_start\0\01' '\012\04\01\02\0\013' >$@
+
 # image(reference, entrypoint, SOURCE:/TARGET...)
 image = @mkdir -p $(@D) && bin/wasmkind build image -t $(1) --entrypoint '$(2)' -o $@ $(3)
 # Files in an image's root.
@@ -119,7 +124,7 @@ $(ARTIFACTS)/images/mixed-pod-wasm.tar: $(WASM)/mixed_pod_wasm.wasm bin/wasmkind
 	$(call image,wasmkind.dev/examples/mixed-pod-wasm:v1,["/mixed-pod.wasm"],$<:/mixed-pod.wasm)
 $(ARTIFACTS)/images/mixed-pod-linux.tar: $(LINUX)/mixed-linux bin/wasmkind
 	$(call image,wasmkind.dev/examples/mixed-pod-linux:v1,["/mixed-linux"],$<:/mixed-linux)
-$(ARTIFACTS)/images/conformance-wasm.tar: $(CONFORMANCE_WASM) $(WASM)/corrupt.wasm bin/wasmkind
+$(ARTIFACTS)/images/conformance-wasm.tar: $(CONFORMANCE_WASM) $(addprefix $(WASM)/,corrupt.wasm unknown-import.wasm) bin/wasmkind
 	$(call image,wasmkind.dev/conformance/wasm:v1,["/service.wasm"],$(call in_root,$(filter %.wasm,$^)))
 $(ARTIFACTS)/images/conformance-linux.tar: $(CONFORMANCE_LINUX) bin/wasmkind
 	$(call image,wasmkind.dev/conformance/linux:v1,["/command"$(comma)"serve"],$(call in_root,$(filter $(LINUX)/%,$^)))

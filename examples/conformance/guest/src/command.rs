@@ -6,7 +6,12 @@
 //! difference in what a case sees is one between runtimes.
 
 mod commands;
+#[cfg(not(target_os = "wasi"))]
+mod grpc;
+#[cfg(not(target_os = "wasi"))]
+mod h2;
 mod http;
+mod lie;
 mod memory;
 #[cfg(not(target_os = "wasi"))]
 mod routes;
@@ -21,8 +26,9 @@ fn main() -> ExitCode {
     #[cfg(not(target_os = "wasi"))]
     system::end_on_signals();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments = lie::words(arguments);
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match commands::run(&words) {
+    match lie::result(commands::run(&words)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(commands::Failure::Unknown) => {
             eprintln!("unknown command: {}", arguments.join(" "));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use crate::{http, memory};
+use crate::{http, lie, memory};
 
 /// Between two looks at something that another process is to do.
 const LOOK: Duration = Duration::from_millis(20);
@@ -24,7 +24,7 @@ impl From<io::Error> for Failure {
 }
 
 pub fn run(words: &[&str]) -> Result<(), Failure> {
-    let mut out = io::stdout();
+    let mut out = lie::Output(io::stdout());
     match *words {
         // Environment and arguments
         ["env"] => {

@@ -1,12 +1,14 @@
 //! Exits with the code that is its argument.
 
+mod lie;
+
 fn main() {
-    let code = std::env::args().nth(1).and_then(|code| code.parse().ok());
+    let code = std::env::args().nth(1).and_then(|code| code.parse::<u8>().ok());
     let Some(code) = code else {
         eprintln!("exit: the argument must be a code from 0 to 255");
         exit(2)
     };
-    exit(code)
+    exit(if lie::about("end") { code ^ 1 } else { code })
 }
 
 /// std's own makes 1 of every code but 0 on WASI 0.2.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use crate::memory;
+use crate::{lie, memory};
 
 pub struct Request<'a> {
     /// `/path?name=value&name=value`
@@ -29,6 +29,10 @@ pub fn answer(request: Request, response: &mut dyn Response, get: Get) -> io::Re
     let value = |name: &str| parameter(query, name);
     let number = |name: &str| value(name).parse::<u64>().unwrap_or(0);
     println!("{path}");
+    if lie::about("answer") {
+        response.begin(418)?;
+        return response.flush();
+    }
     let result: Result<String, (u16, String)> = match path {
         "/" => Ok("conformance\n".into()),
         "/env" => env::var(value("name")).map_err(|_| (404, "not set\n".into())),

@@ -1,11 +1,12 @@
 //! The service on Linux: HTTP/1.1 with one request a connection, enough for Kubernetes' probes and
-//! proxies. It listens where Wasm runtimes listen, and is told otherwise by the same variable.
+//! proxies, and HTTP/2 for gRPC probes. It listens where Wasm runtimes listen, and is told otherwise by the same variable.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 use std::{env, thread};
 
+use crate::h2;
 use crate::routes::{self, Request, Response};
 
 const LISTEN: &str = "0.0.0.0:8080";
@@ -35,6 +36,9 @@ fn connection(stream: &TcpStream) -> io::Result<()> {
     let mut first = String::new();
     if reader.read_line(&mut first)? == 0 {
         return Ok(()); // a TCP probe
+    }
+    if first.trim_end() == h2::PREFACE {
+        return h2::serve(reader, stream);
     }
     let target = first
         .split_ascii_whitespace()

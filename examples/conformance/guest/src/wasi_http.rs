@@ -11,8 +11,11 @@ use wasip2::http::types::{
 };
 use wasip2::io::streams::{InputStream, OutputStream};
 
+use crate::grpc;
 use crate::http::Answer;
 use crate::routes::{self, Request, Response};
+
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 struct Service;
 
@@ -35,12 +38,19 @@ fn handle(request: &IncomingRequest, target: String, out: ResponseOutparam) -> i
             .map_err(|()| failed("open", "the request"))?,
     )?;
     let mut outgoing = Outgoing::NotBegun(Some(out));
+    if target == HEALTH_CHECK {
+        let mut question = Vec::new();
+        body.read_to_end(&mut question)?;
+        outgoing.begin_with(200, &[("content-type", grpc::CONTENT_TYPE)])?;
+        outgoing.write_all(&grpc::check(&question))?;
+        return outgoing.end(Some(fields(&[grpc::OK])?));
+    }
     let request = Request {
         target,
         body: &mut body,
     };
     routes::answer(request, &mut outgoing, get)?;
-    outgoing.end()
+    outgoing.end(None)
 }
 
 /// A body and its stream, which must be dropped first.
@@ -81,22 +91,12 @@ impl Outgoing {
         }
     }
 
-    fn end(self) -> io::Result<()> {
-        if let Self::Begun { stream, body } = self {
-            drop(stream);
-            OutgoingBody::finish(body, None).map_err(|error| failed("finish the body", error))?;
-        }
-        Ok(())
-    }
-}
-
-impl Response for Outgoing {
-    fn begin(&mut self, status: u16) -> io::Result<()> {
+    fn begin_with(&mut self, status: u16, headers: &[(&str, &str)]) -> io::Result<()> {
         let Self::NotBegun(out) = self else {
             return Err(failed("begin", "a second time"));
         };
         let out = out.take().ok_or_else(|| failed("begin", "a second time"))?;
-        let response = OutgoingResponse::new(Fields::new());
+        let response = OutgoingResponse::new(fields(headers)?);
         response
             .set_status_code(status)
             .map_err(|()| failed("set the status", status))?;
@@ -105,6 +105,21 @@ impl Response for Outgoing {
         let stream = body.write().map_err(|()| failed("open", "the stream"))?;
         *self = Self::Begun { stream, body };
         Ok(())
+    }
+
+    fn end(self, trailers: Option<Fields>) -> io::Result<()> {
+        if let Self::Begun { stream, body } = self {
+            drop(stream);
+            OutgoingBody::finish(body, trailers)
+                .map_err(|error| failed("finish the body", error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Response for Outgoing {
+    fn begin(&mut self, status: u16) -> io::Result<()> {
+        self.begin_with(status, &[])
     }
 }
 
@@ -148,6 +163,14 @@ fn get(url: &str) -> io::Result<Answer> {
         status: response.status(),
         text,
     })
+}
+
+fn fields(named: &[(&str, &str)]) -> io::Result<Fields> {
+    let named: Vec<_> = named
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
+        .collect();
+    Fields::from_list(&named).map_err(|error| failed("set headers", error))
 }
 
 fn failed(what: &str, cause: impl Debug) -> io::Error {

@@ -1,0 +1,86 @@
+//! As much of HTTP/2 as a gRPC probe needs of a server, over a connection that began with its
+//! preface: RFC 9113. Every call is taken for a health check, as requests' headers stay compressed.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+
+use crate::grpc;
+
+/// First line of the preface; the rest follows.
+pub const PREFACE: &str = "PRI * HTTP/2.0";
+const PREFACE_REST: usize = "\r\nSM\r\n\r\n".len();
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+
+/// END_STREAM of data and headers, ACK of settings and pings.
+const END_OR_ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// Serves until the client goes away.
+pub fn serve(mut reader: impl Read, mut writer: impl Write) -> io::Result<()> {
+    reader.read_exact(&mut [0; PREFACE_REST])?;
+    send(&mut writer, SETTINGS, 0, 0, &[])?;
+    let mut requests: HashMap<u32, Vec<u8>> = HashMap::new();
+    loop {
+        let mut head = [0; 9];
+        if reader.read_exact(&mut head).is_err() {
+            return Ok(());
+        }
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        reader.read_exact(&mut payload)?;
+        let stream = u32::from_be_bytes(stream);
+        match kind {
+            SETTINGS | PING if flags & END_OR_ACK == 0 => {
+                let answer = if kind == PING { &payload[..] } else { &[] };
+                send(&mut writer, kind, END_OR_ACK, 0, answer)?;
+            }
+            DATA => requests.entry(stream).or_default().extend(payload),
+            GOAWAY => return Ok(()),
+            _ => {}
+        }
+        if matches!(kind, DATA | HEADERS) && flags & END_OR_ACK != 0 {
+            let answer = grpc::check(&requests.remove(&stream).unwrap_or_default());
+            // `:status: 200` is entry 8 of HPACK's table.
+            let head = [&[0x88], &header("content-type", grpc::CONTENT_TYPE)[..]].concat();
+            send(&mut writer, HEADERS, END_HEADERS, stream, &head)?;
+            send(&mut writer, DATA, 0, stream, &answer)?;
+            let trailers = header(grpc::OK.0, grpc::OK.1);
+            send(
+                &mut writer,
+                HEADERS,
+                END_HEADERS | END_OR_ACK,
+                stream,
+                &trailers,
+            )?;
+        }
+    }
+}
+
+fn send(
+    writer: &mut impl Write,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: &[u8],
+) -> io::Result<()> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    // In one piece, as the client may go away after any.
+    writer.write_all(&[&head, payload].concat())
+}
+
+/// A header in HPACK, neither indexed nor compressed: RFC 7541, section 6.2.2. Its name and value are
+/// shorter than 127 bytes.
+fn header(name: &str, value: &str) -> Vec<u8> {
+    let mut bytes = vec![0];
+    for text in [name, value] {
+        bytes.push(text.len() as u8);
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
