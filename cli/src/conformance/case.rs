@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::test::Test;
@@ -68,7 +68,7 @@ pub(super) struct Case {
     pub(super) shows: &'static str,
     /// Where Kubernetes documents it, below <https://kubernetes.io/docs/>.
     pub(super) documentation: &'static str,
-    pub(super) body: fn(Test) -> BoxFuture<'static, Verdict>,
+    pub(super) body: fn(Test) -> LocalBoxFuture<'static, Verdict>,
     /// About Wasm only: there is nothing to compare with where both containers are Linux's.
     pub(super) wasm_only: bool,
     /// Waits for something slow of Kubernetes' own; started before the others.

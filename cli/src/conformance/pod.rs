@@ -140,7 +140,9 @@ impl Running {
 
     /// Waits until both halves run.
     pub(super) async fn both_run(&self) -> Verdict {
-        self.test.each(|half| self.runs(half.as_str())).await
+        self.test
+            .each(async |half| self.runs(half.as_str()).await)
+            .await
     }
 
     /// Waits until all containers are ready.
@@ -176,6 +178,24 @@ impl Running {
 
     pub(super) async fn object(&self) -> anyhow::Result<Value> {
         self.test.look("Pod", &self.name).await
+    }
+
+    /// Status of each container of the spec's own list.
+    pub(super) async fn statuses(&self) -> anyhow::Result<Vec<Value>> {
+        let mut object = self.object().await?;
+        match object["status"]["containerStatuses"].take() {
+            Value::Array(statuses) => Ok(statuses),
+            _ => bail!("the containers' statuses are not there"),
+        }
+    }
+
+    /// Asserts that no container of the spec's own list was restarted.
+    pub(super) async fn never_restarted(&self) -> Verdict {
+        for status in self.statuses().await? {
+            let what = format!("restarts of {}", status["name"]);
+            expect(&what, status["restartCount"].as_i64(), Some(0))?;
+        }
+        Ok(())
     }
 
     /// Address of the Pod, which has one once a container runs.
@@ -225,14 +245,14 @@ impl Running {
     /// Asserts that both halves end well, each with `expected` as its log.
     pub(super) async fn both_print(&self, expected: &str) -> Verdict {
         self.test
-            .each(|half| self.prints(half.as_str(), expected))
+            .each(async |half| self.prints(half.as_str(), expected).await)
             .await
     }
 
     /// Waits until a container's log has a text.
     pub(super) async fn says(&self, container: &str, text: &str) -> Verdict {
         self.test
-            .until(|| async { expect_in("log", &self.log(container).await?, text) })
+            .until(async || expect_in("log", &self.log(container).await?, text))
             .await
     }
 
@@ -320,7 +340,7 @@ impl Running {
 
     /// The same, once the service is up.
     pub(super) async fn get_when_up(&self, half: Half, target: &str) -> anyhow::Result<String> {
-        self.test.until(|| self.get(half, target)).await
+        self.test.until(async || self.get(half, target).await).await
     }
 
     /// Asks the API server to end it.

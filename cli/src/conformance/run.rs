@@ -20,7 +20,7 @@ use super::error::{Error, Result};
 use super::evidence;
 use super::results::{CaseResult, CaseRun, Cluster, ColumnInfo, FORMAT, Node, Outcome, Results};
 use super::selection::{Selection, documentation};
-use super::test::{HalvesFailed, Images, RUN_LABEL, Setting, Test};
+use super::test::{HalvesFailed, Images, RUN_LABEL, Setting, Skip, Test};
 
 /// Where the guest's images are unless told otherwise; the node image has them.
 pub const DEFAULT_REGISTRY: &str = "wasmkind.dev/conformance";
@@ -318,6 +318,9 @@ async fn run_case(
     let seconds = began.elapsed().as_secs_f64();
     let outcome = match verdict {
         Ok(()) => Outcome::Passed,
+        Err(error) if error.is::<Skip>() => Outcome::Skipped {
+            reason: error.to_string(),
+        },
         Err(error) => {
             let halves = error.downcast_ref::<HalvesFailed>();
             let gathered = tokio::time::timeout(EVIDENCE, evidence::gather(&test)).await;

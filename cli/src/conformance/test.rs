@@ -243,10 +243,10 @@ impl Test {
     // Assertions
 
     /// Asks again and again until there is an answer, or the case's time is over.
-    pub(super) async fn until<T, F>(&self, mut ask: impl FnMut() -> F) -> anyhow::Result<T>
-    where
-        F: Future<Output = anyhow::Result<T>>,
-    {
+    pub(super) async fn until<T>(
+        &self,
+        mut ask: impl AsyncFnMut() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let mut last = anyhow!("there was no time to ask");
         let asked = async {
             loop {
@@ -264,11 +264,8 @@ impl Test {
     }
 
     /// Asserts something for each half, at the same time; the error tells which halves fail.
-    pub(super) async fn each<F>(&self, assert: impl Fn(Half) -> F) -> Verdict
-    where
-        F: Future<Output = Verdict>,
-    {
-        let verdicts = join_all(Half::BOTH.map(&assert)).await;
+    pub(super) async fn each(&self, assert: impl AsyncFn(Half) -> Verdict) -> Verdict {
+        let verdicts = join_all(Half::BOTH.map(|half| assert(half))).await;
         let failures: Vec<_> = Half::BOTH
             .into_iter()
             .zip(verdicts)
@@ -306,6 +303,16 @@ impl std::fmt::Display for HalvesFailed {
 }
 
 impl std::error::Error for HalvesFailed {}
+
+/// Why a case cannot be asserted on this cluster.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Skip(pub(super) String);
+
+/// Ends a case that this cluster's configuration gives no way to assert.
+pub(super) fn skip(reason: String) -> Verdict {
+    Err(Skip(reason).into())
+}
 
 /// Objects put together from parts.
 pub(super) trait With {

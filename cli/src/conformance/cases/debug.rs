@@ -48,12 +48,9 @@ async fn ephemeral(test: Test) -> Verdict {
     });
     let change = json!({ "spec": { "ephemeralContainers": debuggers } });
     test.namespace().patch_strategic(&path, &change).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            pod.prints(&format!("{half}-debugger"), "200 conformance")
-                .await
-        }
+    test.each(async |half| {
+        pod.prints(&format!("{half}-debugger"), "200 conformance")
+            .await
     })
     .await?;
     pod.both_run().await
@@ -83,13 +80,12 @@ async fn port_forward(test: Test) -> Verdict {
         .pod(json!({ "containers": test.both(|half| test.service(half)) }))
         .await?;
     pod.both_run().await?;
-    test.each(|half| {
-        let test = &test;
-        async move {
-            let answer = test.until(|| forwarded(test, port(half))).await?;
-            expect_in("answer", &answer, "200")?;
-            expect_in("answer", &answer, "conformance")
-        }
+    test.each(async |half| {
+        let answer = test
+            .until(async || forwarded(&test, port(half)).await)
+            .await?;
+        expect_in("answer", &answer, "200")?;
+        expect_in("answer", &answer, "conformance")
     })
     .await
 }
@@ -103,15 +99,14 @@ async fn port_forward_closed(test: Test) -> Verdict {
         forwarded(&test, 7).await.is_err(),
         "a port without a listener answered"
     );
-    test.each(|half| {
-        let test = &test;
-        async move {
-            expect_in(
-                "answer",
-                &test.until(|| forwarded(test, port(half))).await?,
-                "conformance",
-            )
-        }
+    test.each(async |half| {
+        expect_in(
+            "answer",
+            &test
+                .until(async || forwarded(&test, port(half)).await)
+                .await?,
+            "conformance",
+        )
     })
     .await
 }
@@ -126,24 +121,20 @@ async fn events(test: Test) -> Verdict {
         test.namespace().path("Event")?,
         pod.name()
     );
-    test.each(|half| {
-        let (test, path) = (&test, &path);
-        async move {
-            let of = format!("spec.containers{{{half}}}");
-            test.until(|| async {
-                let events = test.namespace().get(path).await?;
-                for reason in ["Created", "Started"] {
-                    let mut events = events["items"].as_array().into_iter().flatten();
-                    let found = events.any(|event| {
-                        event["reason"] == reason
-                            && event["involvedObject"]["fieldPath"] == of.as_str()
-                    });
-                    ensure!(found, "no event {reason}");
-                }
-                Ok(())
-            })
-            .await
-        }
+    test.each(async |half| {
+        let of = format!("spec.containers{{{half}}}");
+        test.until(async || {
+            let events = test.namespace().get(&path).await?;
+            for reason in ["Created", "Started"] {
+                let mut events = events["items"].as_array().into_iter().flatten();
+                let found = events.any(|event| {
+                    event["reason"] == reason && event["involvedObject"]["fieldPath"] == of.as_str()
+                });
+                ensure!(found, "no event {reason}");
+            }
+            Ok(())
+        })
+        .await
     })
     .await
 }

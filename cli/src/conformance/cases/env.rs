@@ -301,12 +301,9 @@ async fn image_default(test: Test) -> Verdict {
         .pod(json!({ "containers": test.both(|half| test.service(half)) }))
         .await?;
     pod.both_run().await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let path = pod.get_when_up(half, "/env?name=PATH").await?;
-            crate::conformance::test::expect_in("PATH", &path, "/bin")
-        }
+    test.each(async |half| {
+        let path = pod.get_when_up(half, "/env?name=PATH").await?;
+        crate::conformance::test::expect_in("PATH", &path, "/bin")
     })
     .await
 }

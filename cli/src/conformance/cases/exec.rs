@@ -118,73 +118,61 @@ async fn staying(test: &Test) -> anyhow::Result<Running> {
 
 async fn output(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let output = pod.exec(half, &["streams"]).await?;
-            expect("exit code", output.code, 0)?;
-            expect("stdout", output.text().as_str(), "to stdout\n")?;
-            expect(
-                "stderr",
-                String::from_utf8_lossy(&output.stderr).as_ref(),
-                "to stderr\n",
-            )
-        }
+    test.each(async |half| {
+        let output = pod.exec(half, &["streams"]).await?;
+        expect("exit code", output.code, 0)?;
+        expect("stdout", output.text().as_str(), "to stdout\n")?;
+        expect(
+            "stderr",
+            String::from_utf8_lossy(&output.stderr).as_ref(),
+            "to stderr\n",
+        )
     })
     .await
 }
 
 async fn exit_code(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let (test, pod) = (&test, &pod);
-        async move {
-            for code in [0, 1, 42, 255] {
-                let words = test.exit_words(half, code);
-                let words: Vec<&str> = words.iter().map(String::as_str).collect();
-                expect(
-                    "exit code",
-                    pod.exec_any(half, &words, None).await?.code,
-                    code.into(),
-                )?;
-            }
-            Ok(())
+    test.each(async |half| {
+        for code in [0, 1, 42, 255] {
+            let words = test.exit_words(half, code);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            expect(
+                "exit code",
+                pod.exec_any(half, &words, None).await?.code,
+                code.into(),
+            )?;
         }
+        Ok(())
     })
     .await
 }
 
 async fn stdin(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let text = "two\nlines, ünd more\n";
-            let output = pod
-                .exec_with(half, &["echo"], Some(text.as_bytes()))
-                .await?;
-            expect("echo", output.text().as_str(), text)?;
-            let much = vec![b'x'; 300_000];
-            let output = pod.exec_with(half, &["count-input"], Some(&much)).await?;
-            expect("bytes read", output.text().trim_end(), "300000")
-        }
+    test.each(async |half| {
+        let text = "two\nlines, ünd more\n";
+        let output = pod
+            .exec_with(half, &["echo"], Some(text.as_bytes()))
+            .await?;
+        expect("echo", output.text().as_str(), text)?;
+        let much = vec![b'x'; 300_000];
+        let output = pod.exec_with(half, &["count-input"], Some(&much)).await?;
+        expect("bytes read", output.text().trim_end(), "300000")
     })
     .await
 }
 
 async fn arguments(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let words = ["args", "", "two words", "$(NOT_EXPANDED)", "世界"];
-            pod.exec_prints(
-                half,
-                &words,
-                "\"\"\n\"two words\"\n\"$(NOT_EXPANDED)\"\n\"世界\"",
-            )
-            .await
-        }
+    test.each(async |half| {
+        let words = ["args", "", "two words", "$(NOT_EXPANDED)", "世界"];
+        pod.exec_prints(
+            half,
+            &words,
+            "\"\"\n\"two words\"\n\"$(NOT_EXPANDED)\"\n\"世界\"",
+        )
+        .await
     })
     .await
 }
@@ -197,180 +185,150 @@ async fn environment(test: Test) -> Verdict {
     });
     let pod = test.pod(json!({ "containers": containers })).await?;
     pod.both_run().await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let expected = format!("COLOUR={half}");
-            pod.exec_prints(half, &["env", "COLOUR"], &expected).await
-        }
+    test.each(async |half| {
+        let expected = format!("COLOUR={half}");
+        pod.exec_prints(half, &["env", "COLOUR"], &expected).await
     })
     .await
 }
 
 async fn files(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let file = format!("/shared/{half}");
-            pod.exec_prints(half, &["write", &file, "written by exec"], "")
-                .await?;
-            pod.exec_prints(half.other(), &["cat", &file], "written by exec")
-                .await?;
-            pod.exec_prints(
-                half,
-                &[
-                    "in-turn",
-                    "write",
-                    "/own",
-                    half.as_str(),
-                    "--",
-                    "cat",
-                    "/own",
-                ],
-                half.as_str(),
-            )
+    test.each(async |half| {
+        let file = format!("/shared/{half}");
+        pod.exec_prints(half, &["write", &file, "written by exec"], "")
             .await?;
-            // Still there for the next.
-            pod.exec_prints(half, &["cat", "/own"], half.as_str()).await
-        }
+        pod.exec_prints(half.other(), &["cat", &file], "written by exec")
+            .await?;
+        pod.exec_prints(
+            half,
+            &[
+                "in-turn",
+                "write",
+                "/own",
+                half.as_str(),
+                "--",
+                "cat",
+                "/own",
+            ],
+            half.as_str(),
+        )
+        .await?;
+        // Still there for the next.
+        pod.exec_prints(half, &["cat", "/own"], half.as_str()).await
     })
     .await
 }
 
 async fn large_output(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let output = pod.exec(half, &["long", "1000000"]).await?;
-            expect("bytes", output.stdout.len(), 1_000_001)
-        }
+    test.each(async |half| {
+        let output = pod.exec(half, &["long", "1000000"]).await?;
+        expect("bytes", output.stdout.len(), 1_000_001)
     })
     .await
 }
 
 async fn side_by_side(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
+    test.each(async |half| {
         let pod = &pod;
-        async move {
-            let runs = (0..6).map(|number| async move {
-                let text = number.to_string();
-                pod.exec_prints(half, &["say", &text], &text).await
-            });
-            futures_util::future::try_join_all(runs).await.map(drop)
-        }
+        let runs = (0..6).map(|number| async move {
+            let text = number.to_string();
+            pod.exec_prints(half, &["say", &text], &text).await
+        });
+        futures_util::future::try_join_all(runs).await.map(drop)
     })
     .await
 }
 
 async fn leaves(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            ensure!(
-                pod.exec(half, &["abort"]).await?.code != 0,
-                "the program ended well"
-            );
-            pod.exec_prints(half, &["say", "still here"], "still here")
-                .await?;
-            let object = pod.object().await?;
-            for status in there(
-                object["status"]["containerStatuses"].as_array(),
-                "the containers' statuses",
-            )? {
-                expect("restarts", status["restartCount"].as_i64(), Some(0))?;
-            }
-            Ok(())
-        }
+    test.each(async |half| {
+        ensure!(
+            pod.exec(half, &["abort"]).await?.code != 0,
+            "the program ended well"
+        );
+        pod.exec_prints(half, &["say", "still here"], "still here")
+            .await?;
+        pod.never_restarted().await
     })
     .await
 }
 
 async fn missing(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            match pod.exec_any(half, &["/no-such-program.wasm"], None).await {
-                Err(error) => expect_in("error", &format!("{error:#}"), "no-such-program"),
-                Ok(output) => {
-                    ensure!(output.code != 0, "it ended well");
-                    expect_in(
-                        "stderr",
-                        &String::from_utf8_lossy(&output.stderr),
-                        "no-such-program",
-                    )
-                }
+    test.each(
+        async |half| match pod.exec_any(half, &["/no-such-program.wasm"], None).await {
+            Err(error) => expect_in("error", &format!("{error:#}"), "no-such-program"),
+            Ok(output) => {
+                ensure!(output.code != 0, "it ended well");
+                expect_in(
+                    "stderr",
+                    &String::from_utf8_lossy(&output.stderr),
+                    "no-such-program",
+                )
             }
-        }
-    })
+        },
+    )
     .await
 }
 
 async fn tty(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let (test, pod) = (&test, &pod);
-        async move {
-            let parameters = AttachParams::interactive_tty().container(half.as_str());
-            let pods = test.namespace().pods();
-            let words = test.words(half, &["tty"]);
-            let process = pods.exec(pod.name(), words, &parameters).await;
-            let mut process = process.map_err(|error| api::plain(&error))?;
-            let status = there(process.take_status(), "the status")?;
-            // Open until the end: a terminal whose input ends may be hung up.
-            let _stdin = process.stdin();
-            let mut stdout = there(process.stdout(), "stdout")?;
-            until(&mut stdout, &mut String::new(), "[true, true, true]").await?;
-            expect("exit code", api::exit_code(status.await)?, 0)
-        }
+    test.each(async |half| {
+        let parameters = AttachParams::interactive_tty().container(half.as_str());
+        let pods = test.namespace().pods();
+        let words = test.words(half, &["tty"]);
+        let process = pods.exec(pod.name(), words, &parameters).await;
+        let mut process = process.map_err(|error| api::plain(&error))?;
+        let status = there(process.take_status(), "the status")?;
+        // Open until the end: a terminal whose input ends may be hung up.
+        let _stdin = process.stdin();
+        let mut stdout = there(process.stdout(), "stdout")?;
+        until(&mut stdout, &mut String::new(), "[true, true, true]").await?;
+        expect("exit code", api::exit_code(status.await)?, 0)
     })
     .await
 }
 
 async fn resize(test: Test) -> Verdict {
     let pod = staying(&test).await?;
-    test.each(|half| {
-        let (test, pod) = (&test, &pod);
-        async move {
-            let parameters = AttachParams::interactive_tty().container(half.as_str());
-            let pods = test.namespace().pods();
-            // WASI has no way to ask for the size: there it must only do no harm.
-            let linux = test.build(half) == Half::Linux;
-            let asks = if linux { "terminal-size" } else { "tty" };
-            let words = test.words(half, &["in-turn", "answer", "--", asks]);
-            let process = pods.exec(pod.name(), words, &parameters).await;
-            let mut process = process.map_err(|error| api::plain(&error))?;
-            let mut sizes = process.terminal_size().context("no channel for the size")?;
-            sizes
-                .try_send(TerminalSize {
-                    width: 123,
-                    height: 45,
-                })
-                .context("resize")?;
-            let (mut stdin, mut stdout) = (
-                there(process.stdin(), "stdin")?,
-                there(process.stdout(), "stdout")?,
-            );
-            // An answer shows that the size, sent before, has arrived.
-            stdin.write_all(b"hello\n").await?;
-            let mut seen = String::new();
-            until(&mut stdout, &mut seen, "read \"hello\"").await?;
-            stdin.write_all(b"end\n").await?;
-            until(
-                &mut stdout,
-                &mut seen,
-                if linux {
-                    "123 45"
-                } else {
-                    "[true, true, true]"
-                },
-            )
-            .await
-        }
+    test.each(async |half| {
+        let parameters = AttachParams::interactive_tty().container(half.as_str());
+        let pods = test.namespace().pods();
+        // WASI has no way to ask for the size: there it must only do no harm.
+        let linux = test.build(half) == Half::Linux;
+        let asks = if linux { "terminal-size" } else { "tty" };
+        let words = test.words(half, &["in-turn", "answer", "--", asks]);
+        let process = pods.exec(pod.name(), words, &parameters).await;
+        let mut process = process.map_err(|error| api::plain(&error))?;
+        let mut sizes = process.terminal_size().context("no channel for the size")?;
+        sizes
+            .try_send(TerminalSize {
+                width: 123,
+                height: 45,
+            })
+            .context("resize")?;
+        let (mut stdin, mut stdout) = (
+            there(process.stdin(), "stdin")?,
+            there(process.stdout(), "stdout")?,
+        );
+        // An answer shows that the size, sent before, has arrived.
+        stdin.write_all(b"hello\n").await?;
+        let mut seen = String::new();
+        until(&mut stdout, &mut seen, "read \"hello\"").await?;
+        stdin.write_all(b"end\n").await?;
+        until(
+            &mut stdout,
+            &mut seen,
+            if linux {
+                "123 45"
+            } else {
+                "[true, true, true]"
+            },
+        )
+        .await
     })
     .await
 }
@@ -396,23 +354,20 @@ async fn attach_output(test: Test) -> Verdict {
     let containers = test.both(|half| test.command(half, &["count"]));
     let pod = test.pod(json!({ "containers": containers })).await?;
     pod.both_run().await?;
-    test.each(|half| {
-        let (test, pod) = (&test, &pod);
-        async move {
-            let parameters = AttachParams::default().container(half.as_str());
-            let pods = test.namespace().pods();
-            let process = pods.attach(pod.name(), &parameters).await;
-            let mut process = process.map_err(|error| api::plain(&error))?;
-            let mut stdout = there(process.stdout(), "stdout")?;
-            let mut seen = String::new();
-            until(&mut stdout, &mut seen, "\n").await?;
-            // The number after the last one that came: it was not there to be seen before.
-            let last = seen.trim_end().lines().next_back().unwrap_or_default();
-            let last: u64 = last
-                .parse()
-                .with_context(|| format!("not a number: {last:?}"))?;
-            until(&mut stdout, &mut seen, &format!("\n{}\n", last + 2)).await
-        }
+    test.each(async |half| {
+        let parameters = AttachParams::default().container(half.as_str());
+        let pods = test.namespace().pods();
+        let process = pods.attach(pod.name(), &parameters).await;
+        let mut process = process.map_err(|error| api::plain(&error))?;
+        let mut stdout = there(process.stdout(), "stdout")?;
+        let mut seen = String::new();
+        until(&mut stdout, &mut seen, "\n").await?;
+        // The number after the last one that came: it was not there to be seen before.
+        let last = seen.trim_end().lines().next_back().unwrap_or_default();
+        let last: u64 = last
+            .parse()
+            .with_context(|| format!("not a number: {last:?}"))?;
+        until(&mut stdout, &mut seen, &format!("\n{}\n", last + 2)).await
     })
     .await
 }
@@ -431,35 +386,35 @@ async fn attached(test: &Test, tty: bool) -> Verdict {
     let containers = test.both(|half| test.command(half, &words).with(streams.clone()));
     let pod = test.pod(json!({ "containers": containers })).await?;
     pod.both_run().await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let parameters = AttachParams::default()
-                .container(half.as_str())
-                .stdin(true)
-                .stderr(!tty)
-                .tty(tty);
-            let pods = test.namespace().pods();
-            let process = pods.attach(pod.name(), &parameters).await;
-            let mut process = process.map_err(|error| api::plain(&error))?;
-            let (mut stdin, mut stdout) = (
-                there(process.stdin(), "stdin")?,
-                there(process.stdout(), "stdout")?,
-            );
-            let mut seen = String::new();
-            stdin.write_all(b"first\n").await?;
-            until(&mut stdout, &mut seen, "read \"first\"").await?;
-            stdin.write_all(b"second\nend\n").await?;
-            until(&mut stdout, &mut seen, "bye").await?;
-            expect_in("what was typed second", &seen, "read \"second\"")?;
-            expect("exit code", pod.ended(half.as_str()).await?.exit_code, 0)?;
-            let terminals = if tty {
-                "[true, true, true]"
-            } else {
-                "[false, false, false]"
-            };
-            expect_in("terminals", &pod.log(half.as_str()).await?, terminals)
-        }
+    test.each(async |half| {
+        let parameters = AttachParams::default()
+            .container(half.as_str())
+            .stdin(true)
+            .stderr(!tty)
+            .tty(tty);
+        let pods = test.namespace().pods();
+        let process = pods.attach(pod.name(), &parameters).await;
+        let mut process = process.map_err(|error| api::plain(&error))?;
+        let (mut stdin, mut stdout) = (
+            there(process.stdin(), "stdin")?,
+            there(process.stdout(), "stdout")?,
+        );
+        let mut seen = String::new();
+        stdin.write_all(b"first\n").await?;
+        until(&mut stdout, &mut seen, "read \"first\"").await?;
+        stdin.write_all(b"second\n").await?;
+        until(&mut stdout, &mut seen, "read \"second\"").await?;
+        // What a container prints last may come too late for whoever is attached.
+        stdin.write_all(b"end\n").await?;
+        expect("exit code", pod.ended(half.as_str()).await?.exit_code, 0)?;
+        let terminals = if tty {
+            "[true, true, true]"
+        } else {
+            "[false, false, false]"
+        };
+        let log = pod.log(half.as_str()).await?;
+        expect_in("log", &log, terminals)?;
+        expect_in("log", &log, "bye")
     })
     .await
 }

@@ -44,6 +44,13 @@ pub(super) fn cases() -> Vec<Case> {
         )
         .wasm_only(),
         case!(
+            "failure.unknown-import",
+            unknown_import,
+            "A module that imports what the runtime does not have fails the container, with the import in the message.",
+            "tasks/debug/debug-application/determine-reason-pod-failure/"
+        )
+        .wasm_only(),
+        case!(
             "failure.request",
             request,
             "A request in which the guest fails is answered with 500, and the next one well.",
@@ -84,41 +91,35 @@ async fn missing_program(test: Test) -> Verdict {
             .with(json!({ "command": [name(half)] }))
     });
     let pod = test.pod(json!({ "containers": containers })).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let what = format!("{half} complains");
-            let said = pod
-                .watch(&what, |state| {
-                    Ok(state.and_then(|pod| complaint(pod, half.as_str())))
-                })
-                .await?;
-            expect_in("message", &said, "no-such-program")
-        }
+    test.each(async |half| {
+        let what = format!("{half} complains");
+        let said = pod
+            .watch(&what, |state| {
+                Ok(state.and_then(|pod| complaint(pod, half.as_str())))
+            })
+            .await?;
+        expect_in("message", &said, "no-such-program")
     })
     .await
 }
 
 async fn missing_image(test: Test) -> Verdict {
-    test.each(|half| {
-        let test = &test;
-        async move {
-            let image =
-                json!({ "image": "wasmkind.dev/nobody/made-it:v1", "imagePullPolicy": "Never" });
-            let lacking = test.command(half, &["true"]).with(image);
-            let spec = json!({ "containers": [lacking, test.command(half.other(), &["stay"])] });
-            let pod = test
-                .pod_as(&format!("{}-{half}", test.name()), spec)
-                .await?;
-            pod.runs(half.other().as_str()).await?;
-            pod.watch("the container waits for its image", |state| {
-                let said = state.and_then(|pod| complaint(pod, half.as_str()));
-                Ok(said
-                    .filter(|said| said.starts_with("ErrImageNeverPull"))
-                    .map(drop))
-            })
-            .await
-        }
+    test.each(async |half| {
+        let image =
+            json!({ "image": "wasmkind.dev/nobody/made-it:v1", "imagePullPolicy": "Never" });
+        let lacking = test.command(half, &["true"]).with(image);
+        let spec = json!({ "containers": [lacking, test.command(half.other(), &["stay"])] });
+        let pod = test
+            .pod_as(&format!("{}-{half}", test.name()), spec)
+            .await?;
+        pod.runs(half.other().as_str()).await?;
+        pod.watch("the container waits for its image", |state| {
+            let said = state.and_then(|pod| complaint(pod, half.as_str()));
+            Ok(said
+                .filter(|said| said.starts_with("ErrImageNeverPull"))
+                .map(drop))
+        })
+        .await
     })
     .await
 }
@@ -131,14 +132,11 @@ async fn missing_config_map(test: Test) -> Verdict {
             .with(json!({ "env": variables }))
     });
     let pod = test.pod(json!({ "containers": containers })).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let said = pod.watch("the container complains", |state| {
-                Ok(state.and_then(|pod| complaint(pod, half.as_str())))
-            });
-            expect_in("message", &said.await?, "CreateContainerConfigError")
-        }
+    test.each(async |half| {
+        let said = pod.watch("the container complains", |state| {
+            Ok(state.and_then(|pod| complaint(pod, half.as_str())))
+        });
+        expect_in("message", &said.await?, "CreateContainerConfigError")
     })
     .await?;
     test.create("ConfigMap", json!({ "data": { "key": "here" } }))
@@ -168,7 +166,7 @@ async fn missing_volume(test: Test) -> Verdict {
         test.namespace().path("Event")?,
         pod.name()
     );
-    test.until(|| async {
+    test.until(async || {
         let events = test.namespace().get(&path).await?;
         let mut events = events["items"].as_array().into_iter().flatten();
         ensure!(
@@ -184,9 +182,18 @@ async fn missing_volume(test: Test) -> Verdict {
 }
 
 async fn corrupt(test: Test) -> Verdict {
+    complains_of(&test, "/corrupt.wasm", "corrupt.wasm").await
+}
+
+async fn unknown_import(test: Test) -> Verdict {
+    complains_of(&test, "/unknown-import.wasm", "made-it").await
+}
+
+/// Asserts that a module cannot run, that its status says why, and that its neighbour runs.
+async fn complains_of(test: &Test, module: &str, why: &str) -> Verdict {
     let module = test
         .container(Half::Wasm)
-        .with(json!({ "command": ["/corrupt.wasm"] }));
+        .with(json!({ "command": [module] }));
     let spec = json!({ "containers": [module, test.command(Half::Linux, &["stay"])] });
     let pod = test.pod(spec).await?;
     let said = pod
@@ -194,7 +201,7 @@ async fn corrupt(test: Test) -> Verdict {
             Ok(state.and_then(|pod| complaint(pod, "wasm")))
         })
         .await?;
-    expect_in("message", &said, "corrupt.wasm")?;
+    expect_in("message", &said, why)?;
     pod.runs("linux").await
 }
 

@@ -148,22 +148,19 @@ fn quoted(url: &str) -> String {
 
 async fn localhost(test: Test) -> Verdict {
     let pod = services(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let target = format!("/fetch?url=http://127.0.0.1:{}/", port(half.other()));
-            expect(
-                "answer",
-                pod.get_when_up(half, &target).await?.as_str(),
-                "200 conformance\n",
-            )?;
-            let target = format!("/fetch?url=http://localhost:{}/", port(half.other()));
-            expect(
-                "answer by name",
-                pod.get(half, &target).await?.as_str(),
-                "200 conformance\n",
-            )
-        }
+    test.each(async |half| {
+        let target = format!("/fetch?url=http://127.0.0.1:{}/", port(half.other()));
+        expect(
+            "answer",
+            pod.get_when_up(half, &target).await?.as_str(),
+            "200 conformance\n",
+        )?;
+        let target = format!("/fetch?url=http://localhost:{}/", port(half.other()));
+        expect(
+            "answer by name",
+            pod.get(half, &target).await?.as_str(),
+            "200 conformance\n",
+        )
     })
     .await
 }
@@ -184,15 +181,12 @@ async fn servers_and_clients(test: &Test, protocol: &str) -> Verdict {
     };
     let containers = Half::BOTH.map(|half| [server(half), client(half)]).concat();
     let pod = test.pod(json!({ "containers": containers })).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            pod.prints(
-                half.as_str(),
-                &format!("{} read hello from {half}", half.other()),
-            )
-            .await
-        }
+    test.each(async |half| {
+        pod.prints(
+            half.as_str(),
+            &format!("{} read hello from {half}", half.other()),
+        )
+        .await
     })
     .await
 }
@@ -206,30 +200,27 @@ async fn udp(test: Test) -> Verdict {
 }
 
 async fn port_taken(test: Test) -> Verdict {
-    test.each(|half| {
-        let test = &test;
-        async move {
-            let address = format!("0.0.0.0:{}", port(half));
-            let url = format!("http://127.0.0.1:{}/", port(half));
-            let second = test.command(
-                half.other(),
-                &["in-turn", "get-when-up", &url, "--", "listen", &address],
-            );
-            let spec = json!({ "containers": [test.service(half), second] });
-            let pod = test
-                .pod_as(&format!("{}-{half}", test.name()), spec)
-                .await?;
-            expect(
-                "exit code of the second listener",
-                pod.ended(half.other().as_str()).await?.exit_code,
-                1,
-            )?;
-            expect_in(
-                "log",
-                &pod.log(half.other().as_str()).await?,
-                "200 conformance",
-            )
-        }
+    test.each(async |half| {
+        let address = format!("0.0.0.0:{}", port(half));
+        let url = format!("http://127.0.0.1:{}/", port(half));
+        let second = test.command(
+            half.other(),
+            &["in-turn", "get-when-up", &url, "--", "listen", &address],
+        );
+        let spec = json!({ "containers": [test.service(half), second] });
+        let pod = test
+            .pod_as(&format!("{}-{half}", test.name()), spec)
+            .await?;
+        expect(
+            "exit code of the second listener",
+            pod.ended(half.other().as_str()).await?.exit_code,
+            1,
+        )?;
+        expect_in(
+            "log",
+            &pod.log(half.other().as_str()).await?,
+            "200 conformance",
+        )
     })
     .await
 }
@@ -257,16 +248,13 @@ async fn pod_address(test: Test) -> Verdict {
 async fn same_address(test: Test) -> Verdict {
     let pod = services(&test).await?;
     let address = pod.address().await?;
-    test.each(|half| {
-        let (pod, address) = (&pod, &address);
-        async move {
-            let target = format!("/fetch?url=http://{address}:{}/", port(half.other()));
-            expect(
-                "answer",
-                pod.get_when_up(half, &target).await?.as_str(),
-                "200 conformance\n",
-            )
-        }
+    test.each(async |half| {
+        let target = format!("/fetch?url=http://{address}:{}/", port(half.other()));
+        expect(
+            "answer",
+            pod.get_when_up(half, &target).await?.as_str(),
+            "200 conformance\n",
+        )
     })
     .await
 }
@@ -379,16 +367,13 @@ async fn unknown_name(test: Test) -> Verdict {
     let pod = test
         .pod(json!({ "containers": test.both(|half| test.command(half, &words)) }))
         .await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            expect("exit code", pod.ended(half.as_str()).await?.exit_code, 1)?;
-            expect_in(
-                "log",
-                &pod.log(half.as_str()).await?,
-                "nobody.default.svc.cluster.local",
-            )
-        }
+    test.each(async |half| {
+        expect("exit code", pod.ended(half.as_str()).await?.exit_code, 1)?;
+        expect_in(
+            "log",
+            &pod.log(half.as_str()).await?,
+            "nobody.default.svc.cluster.local",
+        )
     })
     .await
 }
@@ -408,19 +393,16 @@ async fn dns_policy(test: Test) -> Verdict {
     let pod = test
         .pod(json!({ "dnsPolicy": "None", "dnsConfig": config, "containers": containers }))
         .await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let log = pod.printed(half.as_str()).await?;
-            for part in [
-                "nameserver 192.0.2.53",
-                "search one.example",
-                "options ndots:2",
-            ] {
-                expect_in("resolv.conf", &log, part)?;
-            }
-            Ok(())
+    test.each(async |half| {
+        let log = pod.printed(half.as_str()).await?;
+        for part in [
+            "nameserver 192.0.2.53",
+            "search one.example",
+            "options ndots:2",
+        ] {
+            expect_in("resolv.conf", &log, part)?;
         }
+        Ok(())
     })
     .await
 }
@@ -481,88 +463,79 @@ async fn host_port(test: Test) -> Verdict {
 async fn large_bodies(test: Test) -> Verdict {
     const BYTES: usize = 3_000_000;
     let pod = services(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            let answer = pod
-                .get_when_up(half, &format!("/large?bytes={BYTES}"))
-                .await?;
-            expect("bytes received", answer.len(), BYTES)?;
-            let answer = pod
-                .request(half, Method::POST, "/count", vec![b'y'; BYTES])
-                .await?;
-            expect(
-                "bytes sent",
-                answer.text().trim_end(),
-                BYTES.to_string().as_str(),
-            )?;
-            let answer = pod
-                .request(half, Method::POST, "/echo", vec![b'z'; BYTES])
-                .await?;
-            ensure!(
-                answer.body.len() == BYTES && answer.body.iter().all(|byte| *byte == b'z'),
-                "echo: {} bytes came back",
-                answer.body.len()
-            );
-            // From one half to the other as well, with the guests' own clients.
-            let url = quoted(&format!(
-                "http://127.0.0.1:{}/large?bytes=200000",
-                port(half.other())
-            ));
-            let answer = pod.get(half, &format!("/fetch?url={url}")).await?;
-            expect("bytes fetched", answer.len(), "200 ".len() + 200_000)
-        }
+    test.each(async |half| {
+        let answer = pod
+            .get_when_up(half, &format!("/large?bytes={BYTES}"))
+            .await?;
+        expect("bytes received", answer.len(), BYTES)?;
+        let answer = pod
+            .request(half, Method::POST, "/count", vec![b'y'; BYTES])
+            .await?;
+        expect(
+            "bytes sent",
+            answer.text().trim_end(),
+            BYTES.to_string().as_str(),
+        )?;
+        let answer = pod
+            .request(half, Method::POST, "/echo", vec![b'z'; BYTES])
+            .await?;
+        ensure!(
+            answer.body.len() == BYTES && answer.body.iter().all(|byte| *byte == b'z'),
+            "echo: {} bytes came back",
+            answer.body.len()
+        );
+        // From one half to the other as well, with the guests' own clients.
+        let url = quoted(&format!(
+            "http://127.0.0.1:{}/large?bytes=200000",
+            port(half.other())
+        ));
+        let answer = pod.get(half, &format!("/fetch?url={url}")).await?;
+        expect("bytes fetched", answer.len(), "200 ".len() + 200_000)
     })
     .await
 }
 
 async fn streaming(test: Test) -> Verdict {
     let pod = services(&test).await?;
-    test.each(|half| {
-        let (test, pod) = (&test, &pod);
-        async move {
-            pod.get_when_up(half, "/").await?;
-            let path = format!("{}:{}/proxy/ticks?count=8", pod.path(), port(half));
-            let request = http::Request::get(path).body(kube::client::Body::empty())?;
-            let mut body = test.namespace().client.send(request).await?.into_body();
-            let mut seen = String::new();
-            let mut first = None;
-            while let Some(frame) = body.frame().await {
-                seen.push_str(&String::from_utf8_lossy(
-                    &frame?.into_data().unwrap_or_default(),
-                ));
-                if seen.contains("tick 1\n") {
-                    first.get_or_insert_with(Instant::now);
-                }
+    test.each(async |half| {
+        pod.get_when_up(half, "/").await?;
+        let path = format!("{}:{}/proxy/ticks?count=8", pod.path(), port(half));
+        let request = http::Request::get(path).body(kube::client::Body::empty())?;
+        let mut body = test.namespace().client.send(request).await?.into_body();
+        let mut seen = String::new();
+        let mut first = None;
+        while let Some(frame) = body.frame().await {
+            seen.push_str(&String::from_utf8_lossy(
+                &frame?.into_data().unwrap_or_default(),
+            ));
+            if seen.contains("tick 1\n") {
+                first.get_or_insert_with(Instant::now);
             }
-            expect_in("answer", &seen, "tick 8\n")?;
-            // There are 800 ms between the first and the end: all in one piece is no stream.
-            let took = first.context("no tick came")?.elapsed();
-            ensure!(
-                took.as_millis() >= 300,
-                "all came within {} ms",
-                took.as_millis()
-            );
-            Ok(())
         }
+        expect_in("answer", &seen, "tick 8\n")?;
+        // There are 800 ms between the first and the end: all in one piece is no stream.
+        let took = first.context("no tick came")?.elapsed();
+        ensure!(
+            took.as_millis() >= 300,
+            "all came within {} ms",
+            took.as_millis()
+        );
+        Ok(())
     })
     .await
 }
 
 async fn many_requests(test: Test) -> Verdict {
     let pod = services(&test).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            pod.get_when_up(half, "/").await?;
-            let requests = (0..100).map(|_| pod.get(half, "/sleep?ms=100"));
-            let answers = futures_util::future::try_join_all(requests).await?;
-            ensure!(
-                answers.iter().all(|answer| answer == "slept\n"),
-                "not all were answered well"
-            );
-            Ok(())
-        }
+    test.each(async |half| {
+        pod.get_when_up(half, "/").await?;
+        let requests = (0..100).map(|_| pod.get(half, "/sleep?ms=100"));
+        let answers = futures_util::future::try_join_all(requests).await?;
+        ensure!(
+            answers.iter().all(|answer| answer == "slept\n"),
+            "not all were answered well"
+        );
+        Ok(())
     })
     .await
 }
@@ -588,9 +561,6 @@ async fn api_server(test: Test) -> Verdict {
     let pod = test
         .pod(json!({ "containers": test.both(|half| test.command(half, &words)) }))
         .await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move { expect_in("answer", &pod.printed(half.as_str()).await?, "400 ") }
-    })
-    .await
+    test.each(async |half| expect_in("answer", &pod.printed(half.as_str()).await?, "400 "))
+        .await
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{mounts, volumes};
 use crate::conformance::case::{Case, Half, Verdict, case};
+use crate::conformance::pod::status;
 use crate::conformance::test::{Test, With, expect, expect_in};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -154,46 +155,45 @@ async fn permissions(test: Test) -> Verdict {
     let pod = test
         .pod(json!({ "containers": containers, "volumes": [volume] }))
         .await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            expect("exit code", pod.ended(half.as_str()).await?.exit_code, 1)?;
-            let log = pod.log(half.as_str()).await?;
-            ensure!(
-                !log.lines().any(|line| line == "secret"),
-                "it read the file: {log}"
-            );
-            expect_in("log", &log, "/data/key")
-        }
+    test.each(async |half| {
+        expect("exit code", pod.ended(half.as_str()).await?.exit_code, 1)?;
+        let log = pod.log(half.as_str()).await?;
+        ensure!(
+            !log.lines().any(|line| line == "secret"),
+            "it read the file: {log}"
+        );
+        expect_in("log", &log, "/data/key")
     })
     .await
 }
 
 async fn non_root(test: Test) -> Verdict {
-    let context = json!({ "securityContext": { "runAsNonRoot": true } });
-    let containers = test.both(|half| test.command(half, &["true"]).with(context.clone()));
+    let context =
+        |more: Value| json!({ "securityContext": json!({ "runAsNonRoot": true }).with(more) });
+    let root = |half| test.command(half, &["true"]).with(context(json!({})));
+    let user = |half: Half| {
+        test.command(half, &["say", "runs"])
+            .with(context(json!({ "runAsUser": 4321 })))
+            .with(json!({ "name": format!("{half}-user") }))
+    };
+    let containers = Half::BOTH.map(|half| [root(half), user(half)]).concat();
     let pod = test.pod(json!({ "containers": containers })).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            pod.watch("the container is refused", |state| {
-                let status =
-                    state.and_then(|pod| crate::conformance::pod::status(pod, half.as_str()));
-                let Some(state) = status.and_then(|status| status.state.as_ref()) else {
-                    return Ok(None);
-                };
-                ensure!(
-                    state.running.is_none() && state.terminated.is_none(),
-                    "it has run"
-                );
-                let reason = state
-                    .waiting
-                    .as_ref()
-                    .and_then(|waiting| waiting.reason.as_deref());
-                Ok((reason == Some("CreateContainerConfigError")).then_some(()))
-            })
-            .await
-        }
+    test.each(async |half| {
+        pod.watch("the container is refused", |state| {
+            let status = state.and_then(|pod| status(pod, half.as_str()));
+            let Some(state) = status.and_then(|status| status.state.as_ref()) else {
+                return Ok(None);
+            };
+            ensure!(
+                state.running.is_none() && state.terminated.is_none(),
+                "it has run"
+            );
+            let waiting = state.waiting.as_ref();
+            let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+            Ok((reason == Some("CreateContainerConfigError")).then_some(()))
+        })
+        .await?;
+        pod.prints(&format!("{half}-user"), "runs").await
     })
     .await
 }
@@ -224,14 +224,11 @@ async fn read_only_root(test: Test) -> Verdict {
     let pod = test
         .pod(json!({ "containers": test.both(container), "volumes": volumes() }))
         .await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            expect("exit code", pod.ended(half.as_str()).await?.exit_code, 1)?;
-            let log = pod.log(half.as_str()).await?;
-            expect_in("log", &log, "the volume can be written to")?;
-            expect_in("log", &log, "/own")
-        }
+    test.each(async |half| {
+        expect("exit code", pod.ended(half.as_str()).await?.exit_code, 1)?;
+        let log = pod.log(half.as_str()).await?;
+        expect_in("log", &log, "the volume can be written to")?;
+        expect_in("log", &log, "/own")
     })
     .await
 }

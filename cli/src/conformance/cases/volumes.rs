@@ -70,12 +70,9 @@ async fn pass(test: &Test, empty_dir: Value) -> Verdict {
     };
     let spec = json!({ "containers": test.both(container), "volumes": [{ "name": "shared", "emptyDir": empty_dir }] });
     let pod = test.pod(spec).await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            pod.prints(half.as_str(), &format!("from {}", half.other()))
-                .await
-        }
+    test.each(async |half| {
+        pod.prints(half.as_str(), &format!("from {}", half.other()))
+            .await
     })
     .await
 }
@@ -136,11 +133,8 @@ async fn outlives(test: Test) -> Verdict {
     let spec = json!({ "restartPolicy": "OnFailure", "containers": test.both(container), "volumes": volumes() });
     let pod = test.pod(spec).await?;
     expect("phase", pod.phase().await?.as_str(), "Succeeded")?;
-    test.each(|half| {
-        let pod = &pod;
-        async move { expect_in("log", &pod.log(half.as_str()).await?, "second time") }
-    })
-    .await
+    test.each(async |half| expect_in("log", &pod.log(half.as_str()).await?, "second time"))
+        .await
 }
 
 async fn large_file(test: Test) -> Verdict {
@@ -193,15 +187,12 @@ async fn config_map(test: Test) -> Verdict {
         json!({ "configMap": { "name": test.name() } }),
     )
     .await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move {
-            expect_in(
-                "log",
-                &pod.printed(half.as_str()).await?,
-                "binary\ntext\nwith.dots_and-dashes\nhello\nyes\n3\n",
-            )
-        }
+    test.each(async |half| {
+        expect_in(
+            "log",
+            &pod.printed(half.as_str()).await?,
+            "binary\ntext\nwith.dots_and-dashes\nhello\nyes\n3\n",
+        )
     })
     .await
 }
@@ -231,7 +222,7 @@ async fn items(test: Test) -> Verdict {
 async fn sees(test: &Test, pod: &Running, text: &str) -> Verdict {
     let change = json!({ "metadata": { "annotations": { "wasmkind.dev/look": text } } });
     test.namespace().patch(&pod.path(), &change).await?;
-    test.each(|half| async move { pod.prints(half.as_str(), text).await })
+    test.each(async |half| pod.prints(half.as_str(), text).await)
         .await
 }
 
@@ -378,26 +369,23 @@ async fn token(test: Test) -> Verdict {
     let source = json!({ "serviceAccountToken": { "path": "token", "audience": "conformance", "expirationSeconds": 600 } });
     let volume = json!({ "projected": { "sources": [source] } });
     let pod = with_volume(&test, &["cat", "/data/token"], volume).await?;
-    test.each(|half| {
-        let (test, pod) = (&test, &pod);
-        async move {
-            let token = pod.printed(half.as_str()).await?;
-            let review = json!({
-                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
-                "spec": { "token": token.trim_end(), "audiences": ["conformance"] },
-            });
-            let path = "/apis/authentication.k8s.io/v1/tokenreviews";
-            let status = test.namespace().post(path, &review).await?["status"].take();
-            ensure!(status["authenticated"] == true, "not accepted: {status}");
-            let user = format!("system:serviceaccount:{}:default", test.namespace().name);
-            expect(
-                "user",
-                status["user"]["username"].as_str(),
-                Some(user.as_str()),
-            )?;
-            let of = &status["user"]["extra"]["authentication.kubernetes.io/pod-name"][0];
-            expect("Pod", of.as_str(), Some(test.name()))
-        }
+    test.each(async |half| {
+        let token = pod.printed(half.as_str()).await?;
+        let review = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": { "token": token.trim_end(), "audiences": ["conformance"] },
+        });
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let status = test.namespace().post(path, &review).await?["status"].take();
+        ensure!(status["authenticated"] == true, "not accepted: {status}");
+        let user = format!("system:serviceaccount:{}:default", test.namespace().name);
+        expect(
+            "user",
+            status["user"]["username"].as_str(),
+            Some(user.as_str()),
+        )?;
+        let of = &status["user"]["extra"]["authentication.kubernetes.io/pod-name"][0];
+        expect("Pod", of.as_str(), Some(test.name()))
     })
     .await
 }
@@ -411,14 +399,11 @@ async fn service_account(test: Test) -> Verdict {
         .pod(json!({ "automountServiceAccountToken": true, "containers": containers }))
         .await?;
     let expected = format!("ca.crt\nnamespace\ntoken\n{}", test.namespace().name);
-    test.each(|half| {
-        let (pod, expected) = (&pod, &expected);
-        async move {
-            let log = pod.printed(half.as_str()).await?;
-            // kubelet's own bookkeeping is there too.
-            let shown: Vec<&str> = log.lines().filter(|line| !line.starts_with("..")).collect();
-            expect("log", shown.join("\n").as_str(), expected)
-        }
+    test.each(async |half| {
+        let log = pod.printed(half.as_str()).await?;
+        // kubelet's own bookkeeping is there too.
+        let shown: Vec<&str> = log.lines().filter(|line| !line.starts_with("..")).collect();
+        expect("log", shown.join("\n"), expected.clone())
     })
     .await
 }
@@ -450,11 +435,8 @@ async fn claim(test: Test) -> Verdict {
     };
     let spec = json!({ "containers": test.both(reads), "volumes": volumes });
     let second = test.pod_as(&format!("{}-2", test.name()), spec).await?;
-    test.each(|half| {
-        let second = &second;
-        async move { second.prints(half.as_str(), half.other().as_str()).await }
-    })
-    .await
+    test.each(async |half| second.prints(half.as_str(), half.other().as_str()).await)
+        .await
 }
 
 async fn sub_path(test: Test) -> Verdict {
@@ -529,17 +511,12 @@ async fn sub_path_expression(test: Test) -> Verdict {
     let pod = test
         .pod(json!({ "containers": test.both(container), "volumes": volumes() }))
         .await?;
-    test.each(|half| {
-        let pod = &pod;
-        async move { pod.prints(half.as_str(), half.other().as_str()).await }
-    })
-    .await
+    test.each(async |half| pod.prints(half.as_str(), half.other().as_str()).await)
+        .await
 }
 
 async fn read_only(test: Test) -> Verdict {
-    test.each(|half| {
-        let test = &test;
-        async move {
+    test.each(async |half| {
             let mounted = json!({ "volumeMounts": [{ "name": "shared", "mountPath": "/shared", "readOnly": true }] });
             let reader = test
                 .command(half, &["in-turn", "wait", "/shared/file", "written", "--", "write", "/shared/file", "overwritten"])
@@ -554,8 +531,7 @@ async fn read_only(test: Test) -> Verdict {
             let log = pod.log(half.as_str()).await?;
             ensure!(log.contains("/shared/file"), "not because of the file: {log}");
             Ok(())
-        }
-    })
+        })
     .await
 }
 
