@@ -3,7 +3,6 @@
 //! gives it five seconds, and removes the bundle afterwards.
 
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +23,7 @@ use crate::{cgroup, rootfs, sys};
 /// 128 + SIGKILL, as the stock shim says.
 const KILLED: u32 = 137;
 const CALL: Duration = Duration::from_secs(1);
+/// How long a container may take to end, or a server.
 const END: Duration = Duration::from_secs(2);
 /// How long a runc that is at work may take.
 const RUNC: Duration = Duration::from_secs(1);
@@ -34,15 +34,25 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) fn delete(flags: &Flags) -> Result<()> {
     sys::reserve_low_fds().context("reserve descriptors")?;
     if let Some(pod) = PodDir::find(&flags.namespace, &flags.id) {
-        let server = pod.shim().filter(|server| answers(&server.socket));
-        match server {
-            Some(server) => delete_from(&server, &flags.id),
+        // One that was killed may still hold its sockets: that it can be connected to
+        // says nothing.
+        let lives = |server: &Endpoint| lives(server.pid, &pod.sandbox());
+        let server = pod.shim().filter(lives);
+        if let Some(server) = &server {
+            delete_from(server, &flags.id);
+        }
+        match server.filter(lives) {
             None => delete_dead(&pod, flags)?,
+            Some(server) if pod.members().is_empty() => wait_for_end(&server, &pod),
+            Some(_) => {}
         }
     }
-    // containerd does not ask again for a Pod whose last container is deleted.
     for pod in PodDir::all_retired(&flags.namespace) {
-        if !pod.shim().is_some_and(|server| lives(server.pid)) {
+        let server = pod.shim();
+        if let Some(server) = server.as_ref().filter(|_| pod.sandbox() == flags.id) {
+            wait_for_end(server, &pod);
+        }
+        if !server.is_some_and(|server| lives(server.pid, &pod.sandbox())) {
             end_nested(&pod);
             let _ = pod.remove();
         }
@@ -59,14 +69,21 @@ pub(crate) fn delete(flags: &Flags) -> Result<()> {
         .context("write the reply")
 }
 
-fn answers(socket: &Path) -> bool {
-    UnixStream::connect(socket).is_ok()
+/// Whether `pid` still is that Pod's server. The arguments of one that was killed are
+/// gone before its sockets are closed.
+fn lives(pid: u32, sandbox: &str) -> bool {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let arguments: Vec<_> = command.trim_end_matches('\0').split('\0').collect();
+    arguments.last() == Some(&"serve") && arguments.contains(&sandbox)
 }
 
-/// Whether `pid` still is a server; one that was killed has no arguments any more.
-fn lives(pid: u32) -> bool {
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    command.ends_with(b"\0serve\0")
+/// Waits for a server without containers, which is about to end: containerd has closed
+/// its connection and does not ask again, should it be killed at that.
+fn wait_for_end(server: &Endpoint, pod: &PodDir) {
+    let until = Instant::now() + END;
+    while lives(server.pid, &pod.sandbox()) && Instant::now() < until {
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// The server lives: it alone knows the other containers, so it does the work,
@@ -167,15 +184,14 @@ fn end_runc(pod: &PodDir, ids: &[&str]) {
         // A child of the server's that has not become another program yet.
         let server = processes("containerd-shim-wasmkind-v1", &[&pod.sandbox()]);
         let forked = server
+            .processes
             .iter()
             .any(|(_, arguments)| arguments.ends_with("serve"));
-        if runc.is_empty() && !forked {
+        if runc.is_none() && !forked {
             return;
         }
         if Instant::now() > until {
-            for (pid, _) in runc {
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-            }
+            runc.signal(Signal::KILL);
             return;
         }
         std::thread::sleep(LOOK_EVERY);
@@ -189,12 +205,10 @@ fn end_nested(pod: &PodDir) {
         let until = Instant::now() + STOCK_SHIM;
         while Instant::now() < until {
             let left = processes(nested::BINARY, &[&id]);
-            if left.is_empty() {
+            if left.is_none() {
                 break;
             }
-            for (pid, _) in left {
-                let _ = rustix::process::kill_process(pid, signal);
-            }
+            left.signal(signal);
             std::thread::sleep(LOOK_EVERY);
         }
     }
@@ -203,19 +217,50 @@ fn end_nested(pod: &PodDir) {
     }
 }
 
-/// Processes of `program` with one of `wanted` among their arguments, and these.
-fn processes(program: &str, wanted: &[&str]) -> Vec<(Pid, String)> {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter_map(|process| {
-            let pid = process.file_name().to_str()?.parse().ok()?;
-            let command = std::fs::read_to_string(process.path().join("cmdline")).ok()?;
-            let (path, arguments) = command.trim_end_matches('\0').split_once('\0')?;
-            let ours = Path::new(path).file_name()? == program
-                && arguments
-                    .split('\0')
-                    .any(|argument| wanted.contains(&argument));
-            Some((Pid::from_raw(pid).filter(|_| ours)?, arguments.to_owned()))
-        })
-        .collect()
+/// Processes of `program` with one of `wanted` among their arguments.
+#[derive(Default)]
+struct Found {
+    /// With their arguments, without the program.
+    processes: Vec<(Pid, String)>,
+    /// One is becoming that program: until then it has no arguments to tell by.
+    unsure: bool,
+}
+
+impl Found {
+    fn is_none(&self) -> bool {
+        self.processes.is_empty() && !self.unsure
+    }
+
+    fn signal(&self, signal: Signal) {
+        for (pid, _) in &self.processes {
+            let _ = rustix::process::kill_process(*pid, signal);
+        }
+    }
+}
+
+fn processes(program: &str, wanted: &[&str]) -> Found {
+    let mut found = Found::default();
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        let Ok(command) = std::fs::read_to_string(process.path().join("cmdline")) else {
+            continue;
+        };
+        let is_program = |path: &Path| path.file_name().is_some_and(|name| name == program);
+        let Some((path, arguments)) = command.trim_end_matches('\0').split_once('\0') else {
+            // A zombie has no executable either.
+            let executable = std::fs::read_link(process.path().join("exe"));
+            found.unsure |= command.is_empty() && executable.is_ok_and(|path| is_program(&path));
+            continue;
+        };
+        let mut each = arguments.split('\0');
+        if is_program(Path::new(path)) && each.any(|argument| wanted.contains(&argument)) {
+            let pid = Pid::from_raw(pid);
+            found
+                .processes
+                .extend(pid.map(|pid| (pid, arguments.to_owned())));
+        }
+    }
+    found
 }

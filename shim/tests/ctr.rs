@@ -116,7 +116,6 @@ fn every_task_command_on_both_kinds() {
 }
 
 #[test]
-#[ignore = "on a loaded machine the delete action runs out of containerd's five seconds, and leaves a part"]
 fn the_shims_death_leaves_nothing_and_the_id_is_free_again() {
     let containerd = Containerd::start();
     for image in ["wasm", "linux"] {
