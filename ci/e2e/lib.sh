@@ -15,6 +15,8 @@ unset KIND_CLUSTER_NAME KIND_EXPERIMENTAL_PROVIDER
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&3; }
 die() { say "$*" && exit 1; }
+# Ends a script that lacks what it tests, before it checks anything; ci/test says so.
+skip() { say "$*" && exit 77; }
 
 # defer COMMAND...: runs at the end whatever happens, the last one first.
 deferred=()
