@@ -24,6 +24,9 @@ pub(crate) struct OomWatch {
     /// What is ready on `notice`.
     interest: Interest,
     seen: u64,
+    /// v2: the same of the cgroup above, which counts what is killed below it, and what it
+    /// said at first.
+    above: Option<(File, u64)>,
 }
 
 impl OomWatch {
@@ -35,6 +38,14 @@ impl OomWatch {
             Cgroup::V2(_) => ("memory.events", Interest::PRIORITY),
         };
         let counter = File::open(dir.join(file)).ok()?;
+        let above = match cgroup {
+            Cgroup::V1(_) => None,
+            Cgroup::V2(dir) => dir.parent().and_then(|dir| {
+                let mut counter = File::open(dir.join(file)).ok()?;
+                let kills = count(&mut counter)?;
+                Some((counter, kills))
+            }),
+        };
         let notice = match cgroup {
             Cgroup::V1(_) => eventfd(dir, &counter),
             // The kernel wakes who polls a file of cgroup v2 when it changes.
@@ -48,6 +59,7 @@ impl OomWatch {
             notice,
             interest,
             seen: 0,
+            above,
         })
     }
 
@@ -86,14 +98,30 @@ impl OomWatch {
         self.seen > before
     }
 
+    /// The same for a process that ended by a SIGKILL of unknown origin. systemd removes a
+    /// scope together with its last process, and its counters may be gone by now: then a kill
+    /// that the cgroup above has counted was this one, unless a neighbour's came before it.
+    pub(crate) fn killed_at_last(&mut self) -> bool {
+        if count(&mut self.counter).is_some() {
+            return self.killed();
+        }
+        let told = self.seen > 0;
+        let above = self.above.as_mut();
+        !told && above.is_some_and(|(counter, first)| count(counter) > Some(*first))
+    }
+
     /// Reading also makes the kernel tell of the next change on v2.
     fn kills(&mut self) -> u64 {
-        let mut text = String::new();
-        if self.counter.rewind().is_err() || self.counter.read_to_string(&mut text).is_err() {
-            return self.seen;
-        }
-        field(&text, "oom_kill").unwrap_or(0)
+        count(&mut self.counter).unwrap_or(self.seen)
     }
+}
+
+/// None when the cgroup is gone.
+fn count(counter: &mut File) -> Option<u64> {
+    let mut text = String::new();
+    counter.rewind().ok()?;
+    counter.read_to_string(&mut text).ok()?;
+    Some(field(&text, "oom_kill").unwrap_or(0))
 }
 
 /// The kernel's documentation, cgroup-v1/memory.rst, section 10.

@@ -25,7 +25,7 @@ use crate::spec::Spec;
 use crate::state::Kind;
 
 /// 128 + SIGKILL.
-const KILLED: u32 = 137;
+pub(super) const KILLED: u32 = 137;
 
 impl Pod {
     pub(super) async fn create(

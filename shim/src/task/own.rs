@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::container::Container;
+use super::lifecycle::KILLED;
 use super::pod::Pod;
 use super::process::{Process, Status};
 use crate::cgroup::{Cgroup, OomWatch};
@@ -226,7 +227,11 @@ impl Pod {
             let exit = loop {
                 tokio::select! {
                     exit = &mut ended => break exit,
-                    () = next_kill(&mut oom) => tell_of_kills(&mut oom, &container, &events),
+                    () = next_kill(&mut oom) => {
+                        if oom.as_mut().is_some_and(OomWatch::killed) {
+                            tell_of_kill(&container, &events);
+                        }
+                    }
                 }
             };
             let Ok(exit) = exit else { return };
@@ -238,7 +243,14 @@ impl Pod {
             }
             container.execs_ended().await;
             container.init.drained().await;
-            tell_of_kills(&mut oom, &container, &events);
+            let strange = exit.code == KILLED && !container.init.state().killed;
+            let killed = oom.as_mut().is_some_and(|oom| match strange {
+                true => oom.killed_at_last(),
+                false => oom.killed(),
+            });
+            if killed {
+                tell_of_kill(&container, &events);
+            }
             let event = exit_event(&container, &container.init, exit);
             events.publish(topics::TASK_EXIT_EVENT_TOPIC, &event);
             container.init.finish(exit);
@@ -263,15 +275,13 @@ async fn next_kill(oom: &mut Option<OomWatch>) {
     }
 }
 
-/// Publishes that the kernel has killed, unless it was told before.
-fn tell_of_kills(oom: &mut Option<OomWatch>, container: &Container, events: &Publisher) {
-    if oom.as_mut().is_some_and(OomWatch::killed) {
-        let event = TaskOOM {
-            container_id: container.id.clone(),
-            ..Default::default()
-        };
-        events.publish(topics::TASK_OOM_EVENT_TOPIC, &event);
-    }
+/// Publishes that the kernel has killed for lack of memory.
+fn tell_of_kill(container: &Container, events: &Publisher) {
+    let event = TaskOOM {
+        container_id: container.id.clone(),
+        ..Default::default()
+    };
+    events.publish(topics::TASK_OOM_EVENT_TOPIC, &event);
 }
 
 pub(super) fn exit_event(container: &Container, process: &Process, exit: Exit) -> TaskExit {

@@ -84,6 +84,8 @@ pub(crate) struct State {
     pub(crate) exit: Option<Exit>,
     pub(crate) held: Held,
     pub(crate) control: Option<Control>,
+    /// By the Task service, with SIGKILL.
+    pub(crate) killed: bool,
 }
 
 /// A process that exec adds.
@@ -129,6 +131,7 @@ impl Process {
                 exit: None,
                 held: Held::default(),
                 control: None,
+                killed: false,
             }),
         }
     }

@@ -63,6 +63,7 @@ impl Pod {
         let signal = crate::sys::signal(signal)
             .ok_or_else(|| TaskError::InvalidArgument(format!("unknown signal {signal}")))?;
         let init = process.exec.is_none();
+        process.state().killed |= signal == Signal::KILL;
         let cgroup = container.state().cgroup.clone();
         // On v2 a frozen process ends at once when it is killed.
         let frozen =
