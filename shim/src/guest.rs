@@ -19,7 +19,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use wasmkind_engine::config::RunnerConfig;
-use wasmkind_engine::protocol;
+use wasmkind_engine::{cache, protocol, quantity};
 
 pub(crate) use compile::Toolchain;
 pub(crate) use memory::MemoryLimit;
@@ -100,15 +100,21 @@ impl Control {
     }
 }
 
+/// The variable of containerd's environment that says how large the cache may be.
+const CACHE_SIZE: &str = "WASMKIND_CACHE_SIZE";
+
 /// Directory of the runner and the compiler, and the compile cache.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     pub(crate) libexec: PathBuf,
     pub(crate) cache: PathBuf,
+    /// How large the cache may be, as the node's administrator wrote it.
+    cache_size: Option<String>,
 }
 
 impl Paths {
-    /// As installed on a node; tests set WASMKIND_LIBEXEC and WASMKIND_CACHE.
+    /// As installed on a node; tests set WASMKIND_LIBEXEC and WASMKIND_CACHE. The environment
+    /// is containerd's.
     pub(crate) fn from_env() -> Self {
         let path = |name, default: &str| {
             std::env::var_os(name).map_or_else(|| PathBuf::from(default), PathBuf::from)
@@ -116,11 +122,25 @@ impl Paths {
         Paths {
             libexec: path("WASMKIND_LIBEXEC", "/usr/local/libexec/wasmkind"),
             cache: path("WASMKIND_CACHE", "/var/lib/wasmkind/cache"),
+            cache_size: std::env::var_os(CACHE_SIZE).map(|size| size.display().to_string()),
         }
     }
 
     pub(crate) fn runner(&self) -> Result<PathBuf> {
         existing(self.libexec.join("wasmkind-runner"))
+    }
+
+    /// Bytes that the cache's entries may take.
+    ///
+    /// # Errors
+    /// When containerd's environment says what is no size.
+    pub(crate) fn cache_size(&self) -> Result<u64> {
+        let Some(text) = &self.cache_size else {
+            return Ok(cache::DEFAULT_SIZE);
+        };
+        quantity::bytes(text).with_context(|| {
+            format!("{CACHE_SIZE} in containerd's environment is {text:?}, which is no number of bytes such as 2Gi")
+        })
     }
 
     pub(crate) fn compiler(&self) -> Result<PathBuf> {

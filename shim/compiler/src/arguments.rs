@@ -1,13 +1,17 @@
-//! The command line, read by hand: three options do not pay for a parser.
+//! The command line, read by hand: four options do not pay for a parser.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-const USAGE: &str = "usage: wasmkind-compiler compile --cache DIR [--name NAME] [--export NAME] FILE... (- is standard input)";
+use wasmkind_engine::{cache, quantity};
+
+const USAGE: &str = "usage: wasmkind-compiler compile --cache DIR [--cache-size BYTES] [--name NAME] [--export NAME] FILE... (- is standard input)";
 
 #[derive(Debug, PartialEq)]
 pub(crate) struct Arguments {
     pub(crate) cache: PathBuf,
+    /// Bytes that the cache's entries may take.
+    pub(crate) cache_size: u64,
     /// What messages call the module instead of its file.
     pub(crate) name: Option<String>,
     pub(crate) export: Option<String>,
@@ -26,11 +30,13 @@ impl Arguments {
             Some(other) => return Err(format!("unknown command {other:?}; {USAGE}")),
             None => return Err(USAGE.to_owned()),
         }
-        let (mut cache, mut name, mut export, mut files) = (None, None, None, Vec::new());
+        let (mut cache, mut size, mut name, mut export) = (None, None, None, None);
+        let mut files = Vec::new();
         let mut options = true;
         while let Some(argument) = arguments.next().transpose()? {
             let slot = match argument.as_str() {
                 "--cache" if options => &mut cache,
+                "--cache-size" if options => &mut size,
                 "--name" if options => &mut name,
                 "--export" if options => &mut export,
                 "--" if options => {
@@ -56,6 +62,12 @@ impl Arguments {
         let cache = cache
             .ok_or_else(|| format!("--cache is missing; {USAGE}"))?
             .into();
+        let cache_size = match size {
+            None => cache::DEFAULT_SIZE,
+            Some(text) => quantity::bytes(&text).ok_or_else(|| {
+                format!("--cache-size {text:?} is no number of bytes such as 2Gi")
+            })?,
+        };
         if files.is_empty() {
             return Err(format!("no file is given; {USAGE}"));
         }
@@ -64,6 +76,7 @@ impl Arguments {
         }
         Ok(Self {
             cache,
+            cache_size,
             name,
             export,
             files,
@@ -85,18 +98,20 @@ mod tests {
     fn reads_a_full_line() {
         let expected = Arguments {
             cache: "/c".into(),
+            cache_size: 1 << 30,
             name: Some("/app.wasm".into()),
             export: Some("run".into()),
             files: vec!["-".into()],
         };
         assert_eq!(
-            parse("compile --cache /c --name /app.wasm - --export run"),
+            parse("compile --cache /c --cache-size 1Gi --name /app.wasm - --export run"),
             Ok(expected)
         );
         assert_eq!(
             parse("compile --cache /c -- --name x").unwrap().files,
             ["--name", "x"]
         );
+        assert_eq!(parse("compile --cache /c x").unwrap().cache_size, 2 << 30);
     }
 
     #[rstest]
@@ -106,6 +121,7 @@ mod tests {
     #[case("compile --cache /c", "no file")]
     #[case("compile --cache", "needs a value")]
     #[case("compile --cache /c --cache /d a", "given twice")]
+    #[case("compile --cache /c --cache-size 2GB a", "such as 2Gi")]
     #[case("compile --cache /c --fast a", "unknown option --fast")]
     #[case("compile --cache /c --name n a b", "one file only")]
     fn refuses(#[case] line: &str, #[case] expected: &str) {

@@ -1,7 +1,8 @@
 //! Compiles guests into the node's cache, outside any Pod and its limits.
 //!
-//! `wasmkind-compiler compile --cache DIR [--name NAME] [--export NAME] FILE...` prints one line
-//! of JSON a file. `-` reads standard input. Exits 0, 1 when a guest was refused (one line on
+//! `wasmkind-compiler compile --cache DIR [--cache-size BYTES] [--name NAME] [--export NAME]
+//! FILE...` prints one line of JSON a file, and then removes from the cache what is more than its
+//! size. `-` reads standard input. Exits 0, 1 when a guest was refused (one line on
 //! standard error each), 2 on wrong usage.
 
 mod arguments;
@@ -73,6 +74,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
                 all = false;
             }
         }
+    }
+    // Only its owner's disk suffers when that fails, and what was compiled can be run.
+    if all && let Err(error) = cache.evict(arguments.cache_size) {
+        complain(&format!("{:#}", anyhow::Error::new(error)));
     }
     Ok(all)
 }

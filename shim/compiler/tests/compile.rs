@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
 use rstest::rstest;
 use serde_json::Value;
@@ -86,7 +87,7 @@ fn compiles_a_damaged_entry_again() {
     fs::write(&entry, bad).unwrap();
     let report = &reports(&fixture.run(&["app.wat"]))[0];
     assert_eq!(report["cached"], false);
-    assert_eq!(report["replaced"], "its code does not match its hash");
+    assert_eq!(report["replaced"], "it does not match its hash");
     assert_eq!(fs::read(&entry).unwrap(), good);
 }
 
@@ -182,6 +183,27 @@ fn many_at_once_compile_once() {
         1,
         "a lock or a temporary file was left"
     );
+}
+
+#[test]
+fn what_was_not_used_for_longest_makes_room() {
+    let fixture = Fixture::new();
+    fs::write(fixture.path("new.wat"), MODULE.replace("job", "work")).unwrap();
+    let entry = |output: &Output| fixture.path(reports(output)[0]["path"].as_str().unwrap());
+    let old = entry(&fixture.run(&["app.wat"]));
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    let file = fs::File::options().write(true).open(&old).unwrap();
+    file.set_modified(long_ago).unwrap();
+    let new = entry(&fixture.run(&["new.wat"]));
+    assert!(old.exists() && new.exists(), "there was room");
+    let file = fs::File::options().write(true).open(&new).unwrap();
+    file.set_modified(long_ago).unwrap();
+    assert_eq!(
+        entry(&fixture.run(&["--cache-size", "1Ki", "app.wat"])),
+        old
+    );
+    assert!(old.exists(), "what was just used is gone");
+    assert!(!new.exists());
 }
 
 #[test]

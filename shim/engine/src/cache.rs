@@ -7,7 +7,10 @@
 //! entry are checked, and so is its hash, before anyone may map it. What does not hold is
 //! removed and compiled again. Entries themselves are 0644: a runner that is not root must be
 //! able to map the descriptor that it inherits, and the directory keeps everybody else out.
+//!
+//! An entry's modification time is when it was last used, by which [`Cache::evict`] chooses.
 
+mod evict;
 mod trailer;
 
 use std::fs::File;
@@ -16,11 +19,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT,
+};
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::hex;
 use crate::{Digest, Kinds, target};
+pub use evict::{DEFAULT_SIZE, Evicted};
 use trailer::Trailer;
 
 /// A directory of compiled modules.
@@ -127,6 +134,7 @@ impl Cache {
                     .map_err(|e| self.io_error("read the cache entry", &name, e))?
                 {
                     Ok(kinds) => {
+                        touch(&file);
                         return Ok(Lookup::Found(Compiled {
                             file,
                             path: self.path.join(&name),
@@ -267,6 +275,20 @@ fn write_entry(
     file.write_all(code)?;
     file.write_all(&trailer.encode())?;
     file.sync_all()
+}
+
+/// Marks an entry as used just now. Where that cannot be written down, it is evicted earlier
+/// than it should be, which does no harm.
+fn touch(entry: &File) {
+    let at = |nanoseconds| Timespec {
+        tv_sec: 0,
+        tv_nsec: nanoseconds,
+    };
+    let times = Timestamps {
+        last_access: at(UTIME_OMIT),
+        last_modification: at(UTIME_NOW),
+    };
+    let _ = rustix::fs::futimens(entry, &times);
 }
 
 /// The inner error says why the entry cannot be trusted.

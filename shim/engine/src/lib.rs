@@ -14,6 +14,7 @@ mod kind;
 #[cfg(feature = "run")]
 mod limits;
 pub mod protocol;
+pub mod quantity;
 #[cfg(feature = "run")]
 pub mod settings;
 mod source;

@@ -60,6 +60,7 @@ impl Toolchain {
         command
             .args(["compile", "--cache"])
             .arg(&self.paths.cache)
+            .args(["--cache-size", &self.paths.cache_size()?.to_string()])
             .args(["--name", &guest.name]);
         if let Some(export) = &guest.export {
             command.args(["--export", export]);

@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use rstest::rstest;
 
@@ -106,6 +107,97 @@ fn flip(path: &Path, offset: u64) {
     let mut bytes = fs::read(path).unwrap();
     bytes[usize::try_from(offset).unwrap()] ^= 0x80;
     fs::write(path, bytes).unwrap();
+}
+
+/// Stores an entry that was last used `age` ago.
+fn stored(cache: &Cache, module: &[u8], age: Duration) -> PathBuf {
+    let digest = Digest::of(module);
+    let lock = cache.lock(&digest).unwrap();
+    let compiled = lock.store(&digest, kinds(), &[7; 5000]).unwrap();
+    let file = fs::File::options()
+        .write(true)
+        .open(&compiled.path)
+        .unwrap();
+    file.set_modified(SystemTime::now() - age).unwrap();
+    compiled.path
+}
+
+#[test]
+fn evicts_what_was_not_used_for_longest() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&dir.path().join("cache")).unwrap();
+    let hour = Duration::from_secs(3600);
+    let oldest = stored(&cache, b"a", 4 * hour);
+    let used = stored(&cache, b"b", 3 * hour);
+    let old = stored(&cache, b"c", 2 * hour);
+    let recent = stored(&cache, b"d", Duration::ZERO);
+    // Of a clock that was ahead: not taken for recent.
+    let ahead = stored(&cache, b"e", Duration::ZERO);
+    let file = fs::File::options().write(true).open(&ahead).unwrap();
+    file.set_modified(SystemTime::now() + hour).unwrap();
+    let each = fs::metadata(&old).unwrap().blocks() * 512;
+    assert!(each >= 5000);
+
+    assert!(matches!(
+        cache.lookup(&Digest::of(b"b")).unwrap(),
+        Lookup::Found(_)
+    ));
+    assert_eq!(cache.evict(5 * each).unwrap(), Evicted::default());
+    let one = Evicted {
+        entries: 1,
+        bytes: each,
+    };
+    assert_eq!(cache.evict(5 * each - 1).unwrap(), one);
+    assert!(!oldest.exists() && used.exists() && old.exists() && recent.exists());
+    assert_eq!(cache.evict(3 * each).unwrap(), one);
+    assert!(
+        !old.exists() && used.exists() && recent.exists(),
+        "use did not count"
+    );
+    // Nothing recent goes, or it would be gone before whoever compiled it looks it up.
+    assert_eq!(cache.evict(0).unwrap(), one);
+    assert!(!ahead.exists() && used.exists() && recent.exists());
+    assert_eq!(
+        cache.evict_at(0, SystemTime::now() + hour).unwrap().entries,
+        2
+    );
+}
+
+#[test]
+fn evicted_code_stays_with_whom_has_it_open() {
+    let fixture = Fixture::new();
+    let Lookup::Found(compiled) = fixture.cache().lookup(&fixture.digest).unwrap() else {
+        panic!("not found")
+    };
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    assert_eq!(fixture.cache().evict_at(0, later).unwrap().entries, 1);
+    let mut bytes = vec![0; CODE.len()];
+    compiled.file.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, CODE);
+    assert!(matches!(
+        fixture.cache().lookup(&fixture.digest).unwrap(),
+        Lookup::Missing
+    ));
+}
+
+#[test]
+fn evicting_removes_what_a_crash_left_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let cache = Cache::open(&path).unwrap();
+    for name in ["x.cwasm.1.tmp", "x.cwasm.lock", "note"] {
+        fs::write(path.join(name), "partial").unwrap();
+    }
+    cache.evict(0).unwrap();
+    assert!(
+        path.join("x.cwasm.1.tmp").exists(),
+        "it may be being written"
+    );
+    cache
+        .evict_at(0, SystemTime::now() + Duration::from_secs(3600))
+        .unwrap();
+    assert!(!path.join("x.cwasm.1.tmp").exists());
+    assert!(path.join("x.cwasm.lock").exists() && path.join("note").exists());
 }
 
 #[test]
