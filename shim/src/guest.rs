@@ -5,6 +5,7 @@ pub(crate) mod artifact;
 mod compile;
 mod memory;
 mod module;
+mod options;
 mod rewrite;
 mod spin;
 pub(crate) mod submounts;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -50,7 +51,7 @@ pub struct Preopen {
     pub read_only: bool,
 }
 
-/// How an HTTP service listens.
+/// How an HTTP service listens and what it bears.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
@@ -58,6 +59,22 @@ pub struct Http {
     /// Seconds that requests under way may take to end after SIGTERM.
     #[serde(default = "default_grace")]
     pub grace_seconds: u32,
+    /// Requests that are worked on at a time; more wait.
+    #[serde(default = "default_concurrency")]
+    pub concurrency: NonZeroU32,
+    /// Bytes that the body of a request may have; without, any number.
+    #[serde(default)]
+    pub max_body: Option<u64>,
+    /// Milliseconds from a request's arrival until the guest is done with it; without, any
+    /// number.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    /// Requests that an instance answers, one after the other, before it is dropped.
+    #[serde(default = "default_reuse")]
+    pub reuse: NonZeroU32,
+    /// Where metrics are served in Prometheus' text format; without, nothing is counted.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Http {
@@ -65,8 +82,22 @@ impl Http {
         Self {
             listen,
             grace_seconds: default_grace(),
+            concurrency: default_concurrency(),
+            max_body: None,
+            timeout_ms: None,
+            reuse: default_reuse(),
+            metrics: None,
         }
     }
+}
+
+fn default_concurrency() -> NonZeroU32 {
+    const { NonZeroU32::new(128).unwrap() }
+}
+
+/// A fresh instance a request: no request can leave anything to the next.
+fn default_reuse() -> NonZeroU32 {
+    NonZeroU32::MIN
 }
 
 /// The kubelet kills after 30 seconds unless told otherwise; be done before it.

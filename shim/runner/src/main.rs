@@ -2,8 +2,8 @@
 //! waits for the shim's word, and runs it. It is the container's first process, in all the
 //! container's namespaces and limits; `wasmkind_engine::protocol` says how the shim reaches it.
 //!
-//! Everything here is on one thread, and nothing is allocated that the guest does not need: a
-//! Pod pays for this process.
+//! Everything here is on one thread unless a service's CPU limit pays for more, and nothing is
+//! allocated that the guest does not need: a Pod pays for this process.
 
 mod command;
 mod control;
@@ -18,13 +18,14 @@ mod spin;
 mod stdio;
 
 use anyhow::Context as _;
+use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::protocol::exit;
 use wasmkind_engine::{Budget, Kind};
 
 use control::Control;
 use descriptors::Inherited;
 
-/// For what would block the one thread: a service's files, and the names that guests look up.
+/// For what would block a thread that guests run on: a service's files, and the names that guests look up.
 /// Each is made when it is needed, so that a process takes this many and one at most.
 const BLOCKING_THREADS: usize = 8;
 
@@ -62,6 +63,15 @@ fn run() -> i32 {
     }
 }
 
+/// How many threads run guests: a command needs one, and a service as many as its limit grants
+/// whole CPUs. Without a limit it has one too, because each takes memory whether there is work
+/// for it or not.
+fn workers(config: &RunnerConfig) -> usize {
+    let granted = config.cpus.filter(|_| config.http.is_some()).unwrap_or(1.0);
+    let there_are = std::thread::available_parallelism().map_or(1, usize::from);
+    (granted as usize).clamp(1, there_are)
+}
+
 fn guest(
     config: std::fs::File,
     module: std::fs::File,
@@ -73,7 +83,15 @@ fn guest(
     let more = descriptors::more_modules(components.saturating_sub(1))?;
     let budget = Budget::new(descriptors::map_memory_limit(&memory_limit)?);
     names::never_load_libraries();
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let mut runtime = match workers(&config) {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        workers => {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            runtime.worker_threads(workers);
+            runtime
+        }
+    };
+    let runtime = runtime
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build()

@@ -1,6 +1,10 @@
-//! Guests that answer HTTP requests, each in an instance of its own.
+//! Guests that answer HTTP requests, each in an instance of its own unless the Pod says otherwise.
+
+mod metrics;
+mod reuse;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,9 +12,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -23,18 +29,17 @@ use wasmkind_engine::host::{self, ComponentHost};
 use wasmkind_engine::{Budget, Limits};
 use wasmtime::component::{Component, ResourceTable};
 use wasmtime::{Engine, Store, UpdateDeadline};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpView as _};
+use wasmtime_wasi_http::{Error as HttpError, WasiHttpCtx, WasiHttpView as _};
 
 use crate::control::Control;
 use crate::guest;
 use crate::load::{self, Pooled, plain};
 use crate::{report, signals, spin};
-
-/// Requests that are worked on at a time, where memory is not short. More wait for one to end.
-const INSTANCES: u32 = 128;
+use metrics::Metrics;
+use reuse::{Counted, Waiting};
 
 /// How long one guest may compute while others wait.
 const SLICE: Duration = Duration::from_millis(4);
@@ -47,13 +52,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
 
+type Prepared = (Component, (String, guest::Shared));
+type Instance = reuse::Instance<Proxy>;
+
 pub(crate) struct Service {
     listen: SocketAddr,
     grace: Duration,
-    /// How many requests are worked on at a time.
+    shared: Arc<Shared>,
+    metrics: Option<(SocketAddr, Arc<Metrics>)>,
+    handlers: Handlers,
+}
+
+/// What all handlers of a service have in common.
+struct Shared {
+    /// How many requests are worked on at a time. More wait for one to end.
     most: u32,
     instances: Arc<Semaphore>,
-    handlers: Handlers,
+    max_body: Option<u64>,
+    timeout: Option<Duration>,
+    waiting: Waiting<Proxy>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 /// What answers requests.
@@ -70,7 +88,36 @@ struct Handler {
     guest: guest::Shared,
     budget: Budget,
     name: String,
-    instances: Arc<Semaphore>,
+    /// Its number in the service.
+    index: usize,
+    shared: Arc<Shared>,
+}
+
+/// What a message says of a request.
+#[derive(Clone)]
+struct What {
+    method: Method,
+    uri: Uri,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.uri.path())
+    }
+}
+
+/// How the guest's work on a request ended.
+enum Ended {
+    Well,
+    Failed,
+    TimedOut,
+}
+
+/// Why a request is not worked on.
+enum Refusal {
+    /// The time that it may take was over before its turn came.
+    Busy,
+    TooLarge,
 }
 
 impl Service {
@@ -97,14 +144,22 @@ impl Service {
             engine,
             components,
             instances: most,
-        } = load::pooled(&named, INSTANCES, budget.limit())?;
+        } = load::pooled(&named, http.concurrency.get(), budget.limit())?;
         let mut linker = plain(host::component_linker(&engine)).context("define WASI")?;
         if config.spin.is_some() {
             plain(wasmkind_engine::spin::add_to_linker(&mut linker)).context("define Spin")?;
         }
         signals::take_turns(&engine, SLICE)?;
-        let instances = Arc::new(Semaphore::new(most as usize));
-        let handler = |(component, (name, guest)): (Component, (String, guest::Shared))| {
+        let metrics = http.metrics.map(|address| (address, Arc::default()));
+        let shared = Arc::new(Shared {
+            most,
+            instances: Arc::new(Semaphore::new(most as usize)),
+            max_body: http.max_body,
+            timeout: http.timeout_ms.map(Duration::from_millis),
+            waiting: Waiting::new(http.reuse.get()),
+            metrics: metrics.as_ref().map(|(_, metrics)| Arc::clone(metrics)),
+        });
+        let handler = |(index, (component, (name, guest))): (usize, Prepared)| {
             let pre = linker.instantiate_pre(&component).and_then(ProxyPre::new);
             let pre = plain(pre).with_context(|| format!("link {name}"))?;
             anyhow::Ok(Arc::new(Handler {
@@ -113,12 +168,14 @@ impl Service {
                 guest,
                 budget: budget.clone(),
                 name,
-                instances: Arc::clone(&instances),
+                index,
+                shared: Arc::clone(&shared),
             }))
         };
         let mut handlers = components
             .into_iter()
             .zip(guests)
+            .enumerate()
             .map(handler)
             .collect::<anyhow::Result<Vec<_>>>()?;
         let handlers = match &config.spin {
@@ -128,8 +185,8 @@ impl Service {
         Ok(Self {
             listen: http.listen,
             grace: Duration::from_secs(http.grace_seconds.into()),
-            most,
-            instances,
+            shared,
+            metrics,
             handlers,
         })
     }
@@ -137,6 +194,10 @@ impl Service {
     /// Listens, says so, and serves until a signal ends it. The exit code.
     pub(crate) async fn run(self, control: &mut Control) -> anyhow::Result<i32> {
         let listener = bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;
+        if let Some((address, metrics)) = self.metrics.clone() {
+            let listener = bind(address).with_context(|| format!("serve metrics on {address}"))?;
+            tokio::spawn(serve_metrics(listener, metrics));
+        }
         let mut end = End::new().context("handle signals")?;
         control.started()?;
         let mut server = auto::Builder::new(TokioExecutor::new());
@@ -180,11 +241,50 @@ impl Service {
         let deadline = Instant::now() + self.grace;
         let drained = async {
             connections.shutdown().await;
-            let _ = self.instances.acquire_many(self.most).await;
+            let _ = self.shared.instances.acquire_many(self.shared.most).await;
         };
         if tokio::time::timeout_at(deadline, drained).await.is_err() {
             report::complain("requests were still under way when the time to end ran out");
         }
+    }
+}
+
+/// For Prometheus, until the process ends: what requests that are under way at the end add is
+/// still to be seen.
+async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>) {
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let metrics = Arc::clone(&metrics);
+        let answer = move |request: Request<Incoming>| {
+            let metrics = Arc::clone(&metrics);
+            async move {
+                let found = request.uri().path() == "/metrics";
+                let text = if found {
+                    metrics.render()
+                } else {
+                    "metrics are at /metrics\n".to_owned()
+                };
+                let mut response = Response::new(Full::new(Bytes::from(text)));
+                if found {
+                    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+                    response.headers_mut().insert(CONTENT_TYPE, kind);
+                } else {
+                    *response.status_mut() = StatusCode::NOT_FOUND;
+                }
+                Ok::<_, Infallible>(response)
+            }
+        };
+        // A connection that breaks is the client's affair.
+        tokio::spawn(
+            server.serve_connection(TokioIo::new(stream), hyper::service::service_fn(answer)),
+        );
     }
 }
 
@@ -250,21 +350,49 @@ impl Handlers {
 
 impl Handler {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<HyperOutgoingBody> {
-        // Never closed, so this never fails.
-        let Ok(permit) = Arc::clone(&self.instances).acquire_owned().await else {
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, "the service is ending\n");
+        let Some(metrics) = &self.shared.metrics else {
+            return self.work(request).await;
         };
-        let what = format!("{} {}", request.method(), request.uri().path());
-        if request.uri().authority().is_none()
-            && !request.headers().contains_key(hyper::header::HOST)
-        {
+        let arrival = Instant::now();
+        let mut arrived = Arrived {
+            metrics,
+            answered: false,
+        };
+        metrics.arrived();
+        let response = Arc::clone(&self).work(request).await;
+        arrived.answered = true;
+        metrics.answered(response.status().as_u16(), arrival.elapsed());
+        response
+    }
+
+    async fn work(self: Arc<Self>, request: Request<Incoming>) -> Response<HyperOutgoingBody> {
+        let deadline = self.shared.timeout.map(|timeout| Instant::now() + timeout);
+        let permit = match self.admit(&request, deadline).await {
+            Ok(permit) => permit,
+            Err(Refusal::Busy) => {
+                return refuse(StatusCode::SERVICE_UNAVAILABLE, "the service is busy\n");
+            }
+            Err(Refusal::TooLarge) => {
+                let message = "the body is larger than allowed\n";
+                return refuse(StatusCode::PAYLOAD_TOO_LARGE, message);
+            }
+        };
+        let what = What {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+        };
+        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
             return refuse(StatusCode::BAD_REQUEST, "the request names no host\n");
         }
         let (sender, receiver) = oneshot::channel();
         let handler = Arc::clone(&self);
+        let whose = what.clone();
         // Apart from this future: the guest may work on after it has answered, and is not cut
         // off when the client goes away.
-        let guest = tokio::spawn(async move { handler.call(request, sender, permit).await });
+        let guest = tokio::spawn(async move {
+            let work = handler.call(request, sender, permit);
+            handler.end(&whose, within(deadline, work).await)
+        });
         match receiver.await {
             Ok(Ok(response)) => response,
             Ok(Err(code)) => {
@@ -279,16 +407,63 @@ impl Handler {
             }
             Err(_) => {
                 match guest.await {
-                    Ok(Err(error)) => report::complain(&format!(
-                        "{what}: {}",
-                        report::describe(&self.name, &error)
-                    )),
-                    Ok(Ok(())) => {
+                    Ok(Ended::TimedOut) => {
+                        let message = "the guest did not answer in time\n";
+                        return refuse(StatusCode::GATEWAY_TIMEOUT, message);
+                    }
+                    // It was told of.
+                    Ok(Ended::Failed) => {}
+                    Ok(Ended::Well) => {
                         report::complain(&format!("{what}: {} did not answer", self.name))
                     }
                     Err(error) => report::complain(&format!("{what}: {error}")),
                 }
                 refuse(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n")
+            }
+        }
+    }
+
+    /// Waits for the request's turn.
+    async fn admit(
+        &self,
+        request: &Request<Incoming>,
+        deadline: Option<Instant>,
+    ) -> Result<OwnedSemaphorePermit, Refusal> {
+        // Of a body that does not say how long it is, the guest's reading fails.
+        let least = request.body().size_hint().lower();
+        if self.shared.max_body.is_some_and(|most| least > most) {
+            return Err(Refusal::TooLarge);
+        }
+        let turn = Arc::clone(&self.shared.instances).acquire_owned();
+        match within(deadline, turn).await {
+            Some(Ok(permit)) => Ok(permit),
+            // Never closed.
+            Some(Err(_)) | None => Err(Refusal::Busy),
+        }
+    }
+
+    /// Tells of what went wrong. None: the time was over.
+    fn end(&self, what: &What, result: Option<wasmtime::Result<()>>) -> Ended {
+        let metrics = self.shared.metrics.as_deref();
+        match result {
+            Some(Ok(())) => Ended::Well,
+            Some(Err(error)) => {
+                if let Some(metrics) = metrics {
+                    metrics.trapped();
+                }
+                report::complain(&format!("{what}: {}", report::describe(&self.name, &error)));
+                Ended::Failed
+            }
+            None => {
+                if let Some(metrics) = metrics {
+                    metrics.timed_out();
+                }
+                let limit = self.shared.timeout.unwrap_or_default();
+                report::complain(&format!(
+                    "{what}: {} was ended because the request took longer than {limit:?}",
+                    self.name
+                ));
+                Ended::TimedOut
             }
         }
     }
@@ -300,6 +475,47 @@ impl Handler {
         sender: oneshot::Sender<Answer>,
         permit: OwnedSemaphorePermit,
     ) -> wasmtime::Result<()> {
+        let mut instance = match self.waiting() {
+            Some(instance) => instance,
+            None => self.instantiate().await?,
+        };
+        instance.used += 1;
+        let mut http = instance.store.data_mut().http();
+        let request = match self.shared.max_body {
+            None => http.new_incoming_request(Scheme::Http, request)?,
+            Some(most) => {
+                http.new_incoming_request(Scheme::Http, request.map(|body| limited(body, most)))?
+            }
+        };
+        let answer = http.new_response_outparam(sender)?;
+        let result = instance
+            .proxy
+            .wasi_http_incoming_handler()
+            .call_handle(&mut instance.store, request, answer)
+            .await;
+        if result.is_ok() {
+            self.shared.waiting.put(self.index, instance);
+        } else {
+            drop(instance);
+        }
+        // The pool's slot is free only when the store is gone.
+        drop(permit);
+        result
+    }
+
+    fn waiting(&self) -> Option<Instance> {
+        let Shared {
+            most, instances, ..
+        } = &*self.shared;
+        let room = |waiting: usize| {
+            // Our own is one of them.
+            let working = (*most as usize).saturating_sub(instances.available_permits());
+            working + waiting <= *most as usize
+        };
+        self.shared.waiting.take(self.index, room)
+    }
+
+    async fn instantiate(&self) -> wasmtime::Result<Instance> {
         let data = ComponentHost {
             wasi: self.guest.context(),
             http: WasiHttpCtx::new(),
@@ -318,21 +534,53 @@ impl Handler {
                 Box::pin(tokio::task::yield_now()),
             ))
         });
-        let request = store
-            .data_mut()
-            .http()
-            .new_incoming_request(Scheme::Http, request)?;
-        let answer = store.data_mut().http().new_response_outparam(sender)?;
         let proxy = self.pre.instantiate_async(&mut store).await?;
-        let result = proxy
-            .wasi_http_incoming_handler()
-            .call_handle(&mut store, request, answer)
-            .await;
-        // The pool's slot is free only when the store is gone.
-        drop(store);
-        drop(permit);
-        result
+        Ok(Instance {
+            store,
+            proxy,
+            used: 0,
+            _counted: self.shared.metrics.as_ref().map(Counted::new),
+        })
     }
+}
+
+/// Counts a request that nobody waits for any more when its future is dropped.
+struct Arrived<'a> {
+    metrics: &'a Metrics,
+    answered: bool,
+}
+
+impl Drop for Arrived<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.metrics.abandoned();
+        }
+    }
+}
+
+/// None when `deadline` comes first.
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        None => Some(work.await),
+        Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),
+    }
+}
+
+/// Fails to be read beyond `most` bytes.
+fn limited<B>(body: B, most: u64) -> UnsyncBoxBody<Bytes, HttpError>
+where
+    B: Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+{
+    let limit = usize::try_from(most).unwrap_or(usize::MAX);
+    Limited::new(body, limit)
+        .map_err(move |error| match error.downcast::<hyper::Error>() {
+            Ok(error) => (*error).into(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                HttpError::HttpRequestBodySize(Some(most))
+            }
+            Err(_) => HttpError::InternalError(None),
+        })
+        .boxed_unsync()
 }
 
 fn refuse(status: StatusCode, message: &'static str) -> Response<HyperOutgoingBody> {
@@ -340,4 +588,19 @@ fn refuse(status: StatusCode, message: &'static str) -> Response<HyperOutgoingBo
     let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_of_unknown_length_fails_to_be_read_beyond_its_limit() {
+        let body = || Full::new(Bytes::from_static(b"12345")).map_err(|never| match never {});
+        let read = limited(body(), 5).collect().await;
+        assert_eq!(read.unwrap().to_bytes(), "12345");
+        let error = limited(body(), 4).collect().await.unwrap_err();
+        let is_too_large = matches!(error, HttpError::HttpRequestBodySize(Some(4)));
+        assert!(is_too_large, "{error:?}");
+    }
 }

@@ -4,15 +4,25 @@
 
 mod harness;
 
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use harness::{Container, Guest, PATIENCE, get};
+use harness::{Container, Guest, PATIENCE, free_address, get};
+use rstest::rstest;
+use wasmkind_engine::config::Http;
 use wasmkind_engine::protocol;
 
 fn service() -> (Container, SocketAddr) {
-    let guest = Guest::new("http");
-    let address = guest.config.http.as_ref().unwrap().listen;
+    service_with(|_| {})
+}
+
+fn service_with(options: impl Fn(&mut Http)) -> (Container, SocketAddr) {
+    let mut guest = Guest::new("http");
+    let http = guest.config.http.as_mut().unwrap();
+    options(http);
+    let address = http.listen;
     (guest.start(), address)
 }
 
@@ -90,11 +100,23 @@ fn a_trap_is_one_requests_affair() {
     );
 }
 
-#[test]
-fn a_request_that_spins_does_not_starve_others() {
-    let (_container, address) = service();
-    std::thread::spawn(move || get(address, "/loop"));
-    std::thread::sleep(Duration::from_millis(100));
+/// With a thread, and with two of which both are kept busy.
+#[rstest]
+#[case(None, 1)]
+#[case(Some(2.0), 2)]
+fn requests_that_spin_do_not_starve_others(#[case] cpus: Option<f32>, #[case] spinning: usize) {
+    let mut guest = Guest::new("http");
+    guest.config.cpus = cpus;
+    let address = guest.config.http.as_ref().unwrap().listen;
+    let container = guest.start();
+    for _ in 0..spinning {
+        std::thread::spawn(move || get(address, "/loop"));
+    }
+    // Until they are at it.
+    let computed = container.cpu_ticks();
+    while container.cpu_ticks() < computed + 10 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let started = Instant::now();
     for _ in 0..5 {
         assert!(ok(&get(address, "/")));
@@ -104,6 +126,140 @@ fn a_request_that_spins_does_not_starve_others() {
         "{:?}",
         started.elapsed()
     );
+}
+
+#[rstest]
+#[case::no_limit(None, 1)]
+#[case::less_than_two(Some(1.9), 1)]
+// And the one that accepts connections.
+#[case::two(Some(2.0), 3)]
+fn the_cpu_limit_pays_for_threads(#[case] cpus: Option<f32>, #[case] expected: usize) {
+    let mut guest = Guest::new("http");
+    guest.config.cpus = cpus;
+    let address = guest.config.http.as_ref().unwrap().listen;
+    let container = guest.start();
+    for _ in 0..20 {
+        assert!(ok(&get(address, "/")));
+    }
+    let there_are = std::thread::available_parallelism().unwrap().get();
+    let expected = if there_are == 1 { 1 } else { expected };
+    assert_eq!(container.threads(), expected);
+}
+
+#[test]
+fn an_instance_answers_as_many_requests_as_it_may() {
+    let (_container, address) = service_with(|http| http.reuse = NonZeroU32::new(2).unwrap());
+    for _ in 0..3 {
+        assert!(ok(&get(address, "/")));
+        // The guest's answer to a second request to the same instance.
+        let answer = get(address, "/");
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    }
+    // One that trapped is not used again.
+    get(address, "/trap");
+    assert!(ok(&get(address, "/")));
+}
+
+#[test]
+fn instances_that_wait_leave_room_for_one_more() {
+    let (_container, address) = service_with(|http| {
+        http.reuse = NonZeroU32::new(100).unwrap();
+        http.concurrency = NonZeroU32::MIN;
+    });
+    assert!(ok(&get(address, "/")));
+    for _ in 0..5 {
+        assert!(get(address, "/").contains("hello"));
+    }
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_ended() {
+    let (container, address) = service_with(|http| http.timeout_ms = Some(300));
+    let answer = get(address, "/loop");
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert!(ok(&get(address, "/")));
+    // It does not compute any more.
+    let computed = container.cpu_ticks();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(container.cpu_ticks() < computed + 10, "it goes on");
+    container.signal(libc::SIGTERM);
+    let stderr = container.end().stderr;
+    let expected = "GET /loop: /app.wat was ended because the request took longer than 300ms";
+    assert!(stderr.contains(expected), "{stderr}");
+}
+
+#[test]
+fn waiting_for_its_turn_counts_for_a_request_as_well() {
+    let (_container, address) = service_with(|http| {
+        http.timeout_ms = Some(1000);
+        http.concurrency = NonZeroU32::MIN;
+    });
+    let started = Instant::now();
+    let answers: Vec<_> = (0..4)
+        .map(|_| std::thread::spawn(move || get(address, "/loop")))
+        .collect();
+    for answer in answers {
+        let answer = answer.join().unwrap();
+        let status = answer.get(..13).unwrap();
+        assert!(
+            ["HTTP/1.1 504 ", "HTTP/1.1 503 "].contains(&status),
+            "{answer}"
+        );
+    }
+    // One after the other would be 4 s.
+    let elapsed = started.elapsed();
+    assert!(elapsed < Duration::from_millis(3500), "{elapsed:?}");
+    assert!(ok(&get(address, "/")));
+}
+
+#[rstest]
+#[case(5, "HTTP/1.1 200 ")]
+#[case(6, "HTTP/1.1 413 ")]
+fn a_body_may_have_as_many_bytes_as_allowed(#[case] length: usize, #[case] expected: &str) {
+    let (_container, address) = service_with(|http| http.max_body = Some(5));
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length:";
+    write!(stream, "{head} {length}\r\n\r\n{}", "x".repeat(length)).unwrap();
+    let mut answer = vec![0; expected.len()];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), expected);
+}
+
+#[test]
+fn counts_what_happens_where_it_is_asked_to() {
+    let metrics = free_address();
+    let (_container, address) = service_with(|http| http.metrics = Some(metrics));
+    for path in ["/", "/", "/trap"] {
+        get(address, path);
+    }
+    let text = get(metrics, "/metrics");
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    for line in [
+        r#"wasmkind_http_requests_total{code="2xx"} 2"#,
+        r#"wasmkind_http_requests_total{code="5xx"} 1"#,
+        "wasmkind_http_requests_in_flight 0",
+        "wasmkind_instance_cold_starts_total 3",
+        "wasmkind_guest_traps_total 1",
+        "wasmkind_http_request_duration_seconds_count 3",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(get(metrics, "/").starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
+fn says_when_the_address_of_its_metrics_is_taken() {
+    let metrics = free_address();
+    let _taken = TcpListener::bind(metrics).unwrap();
+    let mut guest = Guest::new("http");
+    guest.config.http.as_mut().unwrap().metrics = Some(metrics);
+    let mut container = guest.create();
+    assert_eq!(container.said(), protocol::READY);
+    container.say(protocol::START);
+    let said = container.said();
+    let expected = format!("error: serve metrics on {metrics}: Address already in use");
+    assert!(said.starts_with(&expected), "{said}");
 }
 
 #[test]
@@ -167,11 +323,15 @@ fn serves_without_a_pool_where_address_space_is_short() {
     }
 }
 
-#[test]
-fn requests_wait_where_memory_is_short() {
+/// The guest begins with 64 KiB: room for two.
+#[rstest]
+#[case::short_of_memory(|guest: &mut Guest| guest.memory_limit = 300 << 10)]
+#[case::told_so(|guest: &mut Guest| {
+    guest.config.http.as_mut().unwrap().concurrency = NonZeroU32::new(2).unwrap();
+})]
+fn requests_wait_where_room_is_short(#[case] limit: impl Fn(&mut Guest)) {
     let mut guest = Guest::new("http");
-    // The guest begins with 64 KiB: room for two.
-    guest.memory_limit = 300 << 10;
+    limit(&mut guest);
     let address = guest.config.http.as_ref().unwrap().listen;
     let _container = guest.start();
     for _ in 0..2 {
@@ -194,7 +354,6 @@ fn requests_wait_where_memory_is_short() {
 
 #[test]
 fn speaks_http_2_without_tls() {
-    use std::io::{Read as _, Write as _};
     let (_container, address) = service();
     let mut stream = TcpStream::connect(address).unwrap();
     // The preface and an empty SETTINGS frame; the answer is the server's SETTINGS frame.

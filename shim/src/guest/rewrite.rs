@@ -6,16 +6,15 @@
 //! outside it: /proc/self/mem in a guest's hands would be the runner's memory.
 //! Volumes that are mounted over those are the guest's, not the runner's.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
-use wasmkind_engine::config::{Http, Preopen, RunnerConfig};
+use wasmkind_engine::config::{Preopen, RunnerConfig};
 use wasmkind_engine::{Kind, Kinds};
 
 use super::tree::{MountPoint, Tree, normal};
-use super::{GUEST_ROOT, Guest, submounts};
+use super::{GUEST_ROOT, Guest, options, submounts};
 use crate::spec::{Mount, Spec};
 
 /// Mounts that only the runner gets.
@@ -24,9 +23,6 @@ const RUNNERS_OWN: [&str; 5] = ["/proc", "/sys", "/dev", "/dev/pts", "/dev/mqueu
 const SHARED_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 const TERMINATION_LOG: &str = "/dev/termination-log";
 const TERMINATION_LOG_ANNOTATION: &str = "io.kubernetes.container.terminationMessagePath";
-const LISTEN_ANNOTATION: &str = "wasmkind.dev/http-listen";
-/// Environment variables of other Wasm runtimes that published manifests set.
-const LISTEN_ENV: [&str; 2] = ["WASMTIME_HTTP_PROXY_SOCKET_ADDR", "SPIN_HTTP_LISTEN_ADDR"];
 const DEFAULT_LISTEN: &str = "0.0.0.0:8080";
 const DEFAULT_SPIN_LISTEN: &str = "0.0.0.0:80";
 
@@ -174,7 +170,7 @@ pub(crate) fn runner_config(
             } else {
                 DEFAULT_LISTEN
             };
-            Some(Http::new(listen_address(spec, default)?))
+            Some(options::http(spec, default)?)
         }
         Kind::CommandP1 | Kind::CommandP2 => None,
     };
@@ -229,21 +225,6 @@ fn config(spec: &Spec, guest: &Guest, kind: Kind) -> RunnerConfig {
         termination_log: None,
         spin: None,
     }
-}
-
-fn listen_address(spec: &Spec, default: &str) -> Result<SocketAddr> {
-    let from_env = LISTEN_ENV
-        .iter()
-        .find_map(|name| Some((format!("environment variable {name}"), spec.env(name)?)));
-    let (origin, text) = from_env
-        .or_else(|| {
-            let text = spec.view.annotations.get(LISTEN_ANNOTATION)?;
-            Some((format!("annotation {LISTEN_ANNOTATION}"), text.as_str()))
-        })
-        .unwrap_or_else(|| ("default".to_owned(), default));
-    text.parse().map_err(|_| {
-        anyhow!("{origin} is {text:?}, which is no address to listen on such as {DEFAULT_LISTEN}")
-    })
 }
 
 fn cpus(resources: &Value) -> Option<f32> {

@@ -216,6 +216,24 @@ impl Container {
         self.dir.path()
     }
 
+    /// How long it has computed, in ticks of the system, which are 10 ms.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name may have blanks in it. After it, utime and stime are fields 12 and 13.
+        let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+        fields
+            .skip(11)
+            .take(2)
+            .map(|n| n.parse::<u64>().unwrap())
+            .sum()
+    }
+
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
+            .unwrap()
+            .count()
+    }
+
     /// Waits for a line on standard output.
     pub fn line(&mut self) -> String {
         let mut line = Vec::new();
@@ -263,7 +281,7 @@ fn text(mut reader: impl std::io::Read) -> String {
 }
 
 /// One that nobody listens on now.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -233,13 +233,13 @@ fn services_listen_where_the_pod_says() {
     assert_eq!(address(listen(|_| {})), "0.0.0.0:8080");
     assert_eq!(
         address(listen(
-            |d| d["annotations"][LISTEN_ANNOTATION] = "[::]:81".into()
+            |d| d["annotations"]["wasmkind.dev/http-listen"] = "[::]:81".into()
         )),
         "[::]:81"
     );
     assert_eq!(
         address(listen(|d| {
-            d["annotations"][LISTEN_ANNOTATION] = "[::]:81".into();
+            d["annotations"]["wasmkind.dev/http-listen"] = "[::]:81".into();
             d["process"]["env"] = json!(["SPIN_HTTP_LISTEN_ADDR=0.0.0.0:80"]);
         })),
         "0.0.0.0:80"
