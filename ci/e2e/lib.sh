@@ -123,3 +123,45 @@ node_image() {
     PATH=$work/bin:$PATH
   fi
 }
+
+# The conformance suite: its outcomes by case, in columns.
+expected=cli/src/conformance/expected.tsv
+
+# conformance_cluster ARGUMENT...: the cluster $name, with a RuntimeClass that runs no Wasm as well.
+conformance_cluster() {
+  defer $wasmkind delete cluster --name $name
+  $wasmkind create cluster --name $name "$@" >"$work/create" 2>&1 || die "$(cat "$work/create")"
+  printf 'apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: { name: runc }\nhandler: runc\n' \
+    | kubectl --context kind-$name apply -f - >"$work/create" 2>&1 || die "$(cat "$work/create")"
+}
+
+# outcomes REPORT [INDEX]: a line a case with its outcome in that column of the report, by name. A case
+# that failed by waiting in vain has `waited`: on a busy machine it may be no more than slow.
+outcomes() {
+  jq -r --argjson index "${2:-0}" '.cases | sort_by(.name)[] | .results[$index] as $run | [.name,
+    if $run.outcome == "failed" and ($run.assertion | test("in vain|does not end|in time|not done after"))
+    then "waited" else $run.outcome end] | @tsv' "$1"
+}
+
+# column NAME: the same of the table.
+column() {
+  awk -F '\t' -v name="$1" '
+    NR == 1 { for (i = 2; i <= NF; i++) if ($i == name) column = i; if (!column) exit 1; next }
+    { print $1 "\t" $column }' $expected
+}
+
+# as_expected REPORT COLUMN [INDEX]: the outcomes are those of the table, but for who waited in either.
+as_expected() {
+  local differences
+  differences=$(diff <(column "$2") <(outcomes "$1" "${3:-0}") | grep '^[<>]' | sort -k 2 \
+    | awk '$2 != name { name = $2; line = $0; waited = /waited/; next } !waited && !/waited/ { print line "\n" $0 }')
+  [ -z "$differences" ] || { printf 'in the table (<) and found (>):\n%s\n' "$differences" && return 1; }
+}
+
+# bless COLUMN: puts the outcomes on stdin into the table.
+bless() {
+  awk -F '\t' -v OFS='\t' -v name="$1" '
+    FNR == NR { found[$1] = $2; next }
+    FNR == 1 { for (i = 2; i <= NF; i++) if ($i == name) column = i; if (!column) { column = NF + 1; $column = name } print; next }
+    { $column = found[$1]; print }' - $expected >"$work/table" && cp "$work/table" $expected
+}

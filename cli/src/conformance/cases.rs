@@ -74,4 +74,27 @@ mod tests {
         }
         assert!(names.len() >= 80, "{} cases", names.len());
     }
+
+    /// The table of what each case comes to where all is well, and where something is known to be
+    /// wrong; `ci/conformance-evidence` finds and compares it.
+    #[test]
+    fn every_case_can_pass_and_fail() {
+        let table = include_str!("expected.tsv");
+        let mut rows = table
+            .lines()
+            .map(|line| line.split('\t').collect::<Vec<_>>());
+        let head = rows.next().unwrap();
+        assert_eq!(head[..3], ["case", "wasmkind", "control"]);
+        let mut cases = all();
+        cases.sort_by_key(|case| case.name);
+        let rows: Vec<_> = rows.collect();
+        assert_eq!(rows.len(), cases.len());
+        for (row, case) in rows.iter().zip(cases) {
+            let control = if case.wasm_only { "skipped" } else { "passed" };
+            assert_eq!(row[..3], [case.name, "passed", control]);
+            assert_eq!(row.len(), head.len(), "{row:?}");
+            let wrong = row[3..].contains(&"failed");
+            assert!(wrong, "{} finds nothing wrong anywhere", case.name);
+        }
+    }
 }

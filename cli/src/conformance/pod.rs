@@ -107,7 +107,11 @@ impl Running {
     ) -> anyhow::Result<ContainerStateTerminated> {
         self.watch(&format!("{container} was restarted"), |pod| {
             let status = present(pod)?.and_then(|pod| status(pod, container));
-            Ok(status
+            let Some(status) = status else {
+                return Ok(None);
+            };
+            hopeless(status)?;
+            Ok(Some(status)
                 .filter(|status| status.restart_count > 0)
                 .and_then(|status| status.last_state.as_ref()?.terminated.clone()))
         })
@@ -382,7 +386,14 @@ pub(super) fn is_ready(pod: &Pod) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn hopeless(status: &ContainerStatus) -> Verdict {
+/// Fails for a container that will not run, however often it is started.
+pub(super) fn hopeless(status: &ContainerStatus) -> Verdict {
+    for state in [&status.state, &status.last_state] {
+        let end = state.as_ref().and_then(|state| state.terminated.as_ref());
+        if let Some(end) = end.filter(|end| end.reason.as_deref() == Some("StartError")) {
+            bail!("{} cannot be started: {}", status.name, describe(end));
+        }
+    }
     let waiting = status
         .state
         .as_ref()

@@ -247,7 +247,7 @@ impl Test {
         &self,
         mut ask: impl AsyncFnMut() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let mut last = anyhow!("there was no time to ask");
+        let mut last = anyhow!("no answer came in time");
         let asked = async {
             loop {
                 match ask().await {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{mounts, volumes};
 use crate::conformance::case::{Case, Half, Verdict, case};
-use crate::conformance::pod::{Running, status};
+use crate::conformance::pod::{Running, hopeless, status};
 use crate::conformance::test::{Test, With, expect, port};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -120,6 +120,9 @@ async fn is_ready(pod: &Running, half: Half, ready: bool) -> Verdict {
     let what = if ready { "is ready" } else { "is not ready" };
     pod.watch(&format!("{half} {what}"), |state| {
         let status = state.and_then(|pod| status(pod, half.as_str()));
+        if let Some(status) = status {
+            hopeless(status)?;
+        }
         let running = status.filter(|status| {
             let state = status.state.as_ref();
             state.is_some_and(|state| state.running.is_some())
@@ -226,12 +229,11 @@ async fn readiness_tcp(test: Test) -> Verdict {
             .pod_as(&format!("{}-{half}", test.name()), spec)
             .await?;
         pod.watch("the one that listens is ready", |state| {
-            let open = state
-                .and_then(|pod| status(pod, "open"))
-                .is_some_and(|status| status.ready);
-            let closed = state
-                .and_then(|pod| status(pod, "closed"))
-                .is_some_and(|status| status.ready);
+            let ready = |name| match state.and_then(|pod| status(pod, name)) {
+                Some(status) => hopeless(status).map(|()| status.ready),
+                None => Ok(false),
+            };
+            let (open, closed) = (ready("open")?, ready("closed")?);
             ensure!(!closed, "a container without a listener is ready");
             Ok(open.then_some(()))
         })
