@@ -4,6 +4,7 @@ CACHE := $(or $(WASMKIND_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wasmk
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 # A folder of their own: guests share nothing with the workspace, not even flags.
 GUESTS := $(CACHE)/target-guests
+RUNWASI := $(CACHE)/target-runwasi
 
 TRIPLE := $(shell uname -m)-unknown-linux-gnu
 STATIC := $(CARGO_TARGET_DIR)/$(TRIPLE)/release
@@ -17,13 +18,14 @@ PROGRAMS := $(addprefix $(ARTIFACTS)/,containerd-shim-wasmkind-v1 wasmkind-runne
 IMAGES := $(addprefix $(ARTIFACTS)/images/,mixed-pod-wasm.tar mixed-pod-linux.tar conformance-wasm.tar conformance-linux.tar)
 SAMPLES := $(ARTIFACTS)/samples/mixed-pod.yaml
 
-.PHONY: help up setup build guests test-guests programs test down clean FORCE
+.PHONY: help up setup build guests test-guests programs runwasi test down clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make up       from a bare machine to a mixed Pod that answers'
 	@echo 'make build    bin/wasmkind and all that it puts on a node'
 	@echo 'make test     every test, from formatting to a whole cluster'
+	@echo 'make runwasi  the shim to compare with, for `wasmkind build node-image --with-runwasi`'
 	@echo 'make down     delete what `make up` made'
 	@echo 'make clean    delete what was built here; downloads stay'
 
@@ -39,7 +41,7 @@ down:
 	@if [ -x bin/wasmkind ]; then bin/wasmkind down; else echo 'bin/wasmkind is not built: nothing to take down' >&2; fi
 
 clean:
-	rm -rf bin $(GUESTS)
+	rm -rf bin $(GUESTS) $(RUNWASI)
 	cargo clean --quiet
 
 setup:
@@ -73,7 +75,15 @@ $(ARTIFACTS)/wasmkind-compiler: $(CARGO_TARGET_DIR)/$(TRIPLE)/cli/wasmkind-compi
 $(CARGO_TARGET_DIR)/$(TRIPLE)/cli/wasmkind-compiler: FORCE
 	+@$(crt_static) cargo build --profile cli --locked --target $(TRIPLE) -p wasmkind-compiler
 
-bin/wasmkind $(PROGRAMS):
+# The reference shim brings an engine of its own, which takes minutes; nothing depends on it.
+REFERENCE := $(ARTIFACTS)/containerd-shim-runwasi-wasmtime-v1
+runwasi: $(REFERENCE)
+$(REFERENCE): $(RUNWASI)/$(TRIPLE)/release/containerd-shim-runwasi-wasmtime-v1
+$(RUNWASI)/$(TRIPLE)/release/containerd-shim-runwasi-wasmtime-v1: FORCE
+	+@cd shim/runwasi && CARGO_TARGET_DIR=$(RUNWASI) $(crt_static) LIBSECCOMP_LINK_TYPE=static \
+		LIBSECCOMP_LIB_PATH=$$(pkg-config --variable=libdir libseccomp) cargo build --release --locked --target $(TRIPLE)
+
+bin/wasmkind $(PROGRAMS) $(REFERENCE):
 	@install -D $< $@
 
 # Guests

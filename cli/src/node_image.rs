@@ -43,6 +43,8 @@ pub struct Options {
     pub image: String,
     /// Image archives to preload, besides those of the artifacts folder.
     pub preload: Vec<PathBuf>,
+    /// Whether to add the reference shim on runwasi's library.
+    pub with_runwasi: bool,
 }
 
 /// Builds the node image unless it is there already, made from the same inputs. When `interrupted`
@@ -53,7 +55,10 @@ pub async fn build(
     progress: &Progress,
     interrupted: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let artifacts = Artifacts::find()?;
+    let mut artifacts = Artifacts::find()?;
+    if options.with_runwasi {
+        artifacts = artifacts.with_runwasi()?;
+    }
     tokio::select! {
         built = steps(docker, options, &artifacts, progress) => built,
         () = interrupted => {

@@ -7,7 +7,7 @@ use bollard::Docker;
 use bollard::models::ContainerConfig;
 use bollard::query_parameters::ListContainersOptionsBuilder;
 
-use crate::containerd_config;
+use crate::containerd_config::{self, Shim};
 use crate::engine::{Container, Request as ContainerRequest};
 use crate::layer::Layer;
 use crate::privilege::Privilege;
@@ -27,8 +27,8 @@ pub struct Request<'a> {
     pub files: Layer,
     /// Image archives to preload, each with a name for progress.
     pub archives: Vec<(String, PathBuf)>,
-    /// Whether to add the Wasm runtime handlers to containerd's configuration.
-    pub handlers: bool,
+    /// Shims whose handlers to add to containerd's configuration.
+    pub shims: &'a [Shim],
     /// Name of the new image.
     pub reference: &'a str,
 }
@@ -120,14 +120,14 @@ async fn upload(container: &Container<'_>, request: &Request<'_>) -> Result<()> 
             path,
         );
     }
-    if request.handlers {
+    if !request.shims.is_empty() {
         let config = container.read_file(&format!("/{CONTAINERD_CONFIG}")).await?.ok_or_else(|| {
             Error::Invalid(format!("{} is not a kind node image: it has no /{CONTAINERD_CONFIG}; pass --base with a kindest/node image", request.base))
         })?;
         layer.file(
             CONTAINERD_CONFIG,
             0o644,
-            containerd_config::add_handlers(&String::from_utf8_lossy(&config))?,
+            containerd_config::add_handlers(&String::from_utf8_lossy(&config), request.shims)?,
         );
     }
     // Through a file: preloaded images can be larger than is kind to hold in memory.

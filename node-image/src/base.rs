@@ -99,7 +99,7 @@ pub async fn build(docker: &Docker, report: Report<'_>) -> Result<String> {
         base: &raw_reference,
         files: Layer::default(),
         archives: vec![("control-plane".into(), images)],
-        handlers: false,
+        shims: &[],
         reference: &reference,
     };
     let baked = bake::bake(docker, request, |_| Ok(config), report).await;

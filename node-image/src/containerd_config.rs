@@ -1,4 +1,4 @@
-//! Adds the Wasm runtime handlers to a node's containerd configuration.
+//! Adds the runtime handlers of Wasm shims to a node's containerd configuration.
 //!
 //! The file is edited as TOML, so comments and users' settings stay. Versions 2, 3 and 4 of the
 //! format are known; they name the CRI plugin differently
@@ -8,14 +8,62 @@ use toml_edit::{Array, DocumentMut, Item, Table, TableLike, value};
 
 use crate::{Error, Result};
 
-/// The handlers that lead to the shim: our own name, and those that published manifests use.
-pub const HANDLERS: [&str; 3] = ["wasmkind", "wasmtime", "spin"];
+/// A shim that runs Wasm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shim {
+    /// Our own.
+    Wasmkind,
+    /// The reference on runwasi's library, `shim/runwasi`.
+    Runwasi,
+}
 
-/// Runtime name, from which containerd derives `containerd-shim-wasmkind-v1`.
-const RUNTIME_TYPE: &str = "io.containerd.wasmkind.v1";
+impl Shim {
+    /// The handlers that lead to it. Besides our own name, those that published manifests use.
+    pub fn handlers(self) -> &'static [&'static str] {
+        match self {
+            Self::Wasmkind => &["wasmkind", "wasmtime", "spin"],
+            Self::Runwasi => &["runwasi-wasmtime"],
+        }
+    }
 
-/// The configuration with the handlers in it; a handler that is there already is replaced.
-pub fn add_handlers(config: &str) -> Result<String> {
+    /// From which containerd derives the program's name: `containerd-shim-NAME-v1`.
+    fn runtime_type(self) -> &'static str {
+        match self {
+            Self::Wasmkind => "io.containerd.wasmkind.v1",
+            Self::Runwasi => "io.containerd.runwasi-wasmtime.v1",
+        }
+    }
+
+    /// The table of a handler. `cgroup_driver` is runc's `SystemdCgroup`, if it is set.
+    fn table(self, cgroup_driver: Option<bool>) -> Table {
+        let mut table = Table::new();
+        table.insert("runtime_type", value(self.runtime_type()));
+        match self {
+            // No [options]: containerd would turn them into a message that the runc shim of a mixed
+            // Pod cannot take.
+            Self::Wasmkind => {
+                for name in ["pod_annotations", "container_annotations"] {
+                    table.insert(name, value(Array::from_iter(["wasmkind.dev/*"])));
+                }
+            }
+            // It makes cgroups itself, and takes the driver from here only. The node's entrypoint
+            // changes it together with runc's.
+            Self::Runwasi => {
+                if let Some(systemd) = cgroup_driver {
+                    let mut options = Table::new();
+                    options.insert(SYSTEMD_CGROUP, value(systemd));
+                    table.insert("options", Item::Table(options));
+                }
+            }
+        }
+        table
+    }
+}
+
+const SYSTEMD_CGROUP: &str = "SystemdCgroup";
+
+/// The configuration with the shims' handlers in it; a handler that is there already is replaced.
+pub fn add_handlers(config: &str, shims: &[Shim]) -> Result<String> {
     let invalid = |what: String| {
         Error::Invalid(format!(
             "/etc/containerd/config.toml of the base image: {what}"
@@ -49,21 +97,15 @@ pub fn add_handlers(config: &str) -> Result<String> {
             .as_table_like_mut()
             .ok_or_else(|| invalid(format!("`{name}` is not a table")))?;
     }
-    for handler in HANDLERS {
-        table.insert(handler, Item::Table(handler_table()));
+    let cgroup_driver = table
+        .get("runc")
+        .and_then(|runc| runc.get("options")?.get(SYSTEMD_CGROUP)?.as_bool());
+    for shim in shims {
+        for handler in shim.handlers() {
+            table.insert(handler, Item::Table(shim.table(cgroup_driver)));
+        }
     }
     Ok(document.to_string())
-}
-
-fn handler_table() -> Table {
-    let mut table = Table::new();
-    let annotations = || value(Array::from_iter(["wasmkind.dev/*"]));
-    table.insert("runtime_type", value(RUNTIME_TYPE));
-    // No [options]: containerd would turn them into a message that the runc shim of a mixed Pod
-    // cannot take.
-    table.insert("pod_annotations", annotations());
-    table.insert("container_annotations", annotations());
-    table
 }
 
 #[cfg(test)]
@@ -73,9 +115,15 @@ mod tests {
 
     const BASE: &str = include_str!("../rootfs/base/etc/containerd/config.toml");
 
-    fn runtime(config: &str, plugin: &str, handler: &str) -> String {
+    const BOTH: [Shim; 2] = [Shim::Wasmkind, Shim::Runwasi];
+
+    fn runtimes(config: &str, plugin: &str) -> toml::Value {
         let parsed: toml::Table = config.parse().unwrap();
-        parsed["plugins"][plugin]["containerd"]["runtimes"][handler]["runtime_type"]
+        parsed["plugins"][plugin]["containerd"]["runtimes"].clone()
+    }
+
+    fn runtime(config: &str, plugin: &str, handler: &str) -> String {
+        runtimes(config, plugin)[handler]["runtime_type"]
             .as_str()
             .unwrap()
             .to_owned()
@@ -100,20 +148,47 @@ mod tests {
         #[case] config: &str,
         #[case] plugin: &str,
     ) {
-        let edited = add_handlers(config).unwrap();
-        for handler in HANDLERS {
-            assert_eq!(runtime(&edited, plugin, handler), RUNTIME_TYPE);
+        let edited = add_handlers(config, &BOTH).unwrap();
+        for handler in ["wasmkind", "wasmtime", "spin"] {
+            let runtime = runtime(&edited, plugin, handler);
+            assert_eq!(runtime, "io.containerd.wasmkind.v1");
         }
+        let runtime = runtime(&edited, plugin, "runwasi-wasmtime");
+        assert_eq!(runtime, "io.containerd.runwasi-wasmtime.v1");
+    }
+
+    #[test]
+    fn a_shim_that_the_image_does_not_have_gets_no_handler() {
+        let edited = add_handlers(BASE, &[Shim::Wasmkind]).unwrap();
+        let runtimes = runtimes(&edited, "io.containerd.grpc.v1.cri");
+        assert!(runtimes.get("runwasi-wasmtime").is_none());
+    }
+
+    #[rstest]
+    #[case::systemd("SystemdCgroup = true", Some(true))]
+    #[case::cgroupfs("SystemdCgroup = false", Some(false))]
+    #[case::unsaid("", None)]
+    fn runwasis_cgroup_driver_is_runcs(#[case] option: &str, #[case] expected: Option<bool>) {
+        let plugin = "io.containerd.cri.v1.runtime";
+        let config = format!(
+            "version = 3\n[plugins.'{plugin}'.containerd.runtimes.runc.options]\n{option}\n"
+        );
+        let edited = add_handlers(&config, &BOTH).unwrap();
+        let runtimes = runtimes(&edited, plugin);
+        let options = runtimes["runwasi-wasmtime"].get("options");
+        let driver = options.map(|options| options["SystemdCgroup"].as_bool().unwrap());
+        assert_eq!(driver, expected);
+        assert!(runtimes["wasmkind"].get("options").is_none());
     }
 
     #[test]
     fn the_rest_of_the_file_stays_as_it_was() {
-        let edited = add_handlers(BASE).unwrap();
+        let edited = add_handlers(BASE, &BOTH).unwrap();
         for line in BASE.lines() {
             assert!(edited.contains(line), "lost: {line}");
         }
         assert_eq!(
-            add_handlers(&edited).unwrap(),
+            add_handlers(&edited, &BOTH).unwrap(),
             edited,
             "a second run changes nothing"
         );
@@ -127,7 +202,7 @@ mod tests {
         #[case] config: &str,
         #[case] message: &str,
     ) {
-        let error = add_handlers(config).unwrap_err().to_string();
+        let error = add_handlers(config, &BOTH).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
 }

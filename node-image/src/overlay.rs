@@ -12,10 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::artifacts::Artifacts;
 use crate::bake;
 use crate::cache::Key;
+use crate::containerd_config::Shim;
 use crate::layer::Layer;
 use crate::{COMPONENTS_LABEL, Error, INPUTS_LABEL, NODE_IMAGE_LABEL, Report, Result, engine};
 
 static ROOTFS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/rootfs/overlay");
+/// What the reference shim needs besides.
+static RUNWASI_ROOTFS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/rootfs/runwasi");
 const ENTRYPOINT: &str = "/usr/local/bin/wasmkind-entrypoint";
 /// Units that systemd starts, and the unit that wants them.
 const ENABLED_UNITS: [(&str, &str); 2] = [
@@ -102,7 +105,7 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
         base: request.base,
         files,
         archives,
-        handlers: true,
+        shims: request.artifacts.shims(),
         reference: request.reference,
     };
     let config = |components: &str| {
@@ -155,6 +158,9 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
 fn files(artifacts: &Artifacts) -> Result<Layer> {
     let mut layer = Layer::default();
     layer.embedded(&ROOTFS);
+    if artifacts.shims().contains(&Shim::Runwasi) {
+        layer.embedded(&RUNWASI_ROOTFS);
+    }
     for (source, target) in artifacts.programs() {
         layer.file_from(target, 0o755, source);
     }

@@ -32,6 +32,9 @@ pub(super) struct NodeImage {
     /// Image archive to preload, unpacked and compiled; may be repeated
     #[arg(long, value_name = "FILE")]
     preload: Vec<PathBuf>,
+    /// Add runwasi's shim with wasmtime, to compare with: RuntimeClass runwasi-wasmtime
+    #[arg(long)]
+    with_runwasi: bool,
     /// Architecture of the node [default: this machine's]
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
@@ -75,6 +78,7 @@ async fn build_node_image(arguments: &NodeImage) -> anyhow::Result<()> {
         base: arguments.base.clone(),
         image: arguments.image.clone(),
         preload: arguments.preload.clone(),
+        with_runwasi: arguments.with_runwasi,
     };
     node_image::build(&docker, &options, &Progress::stderr(), interrupted()).await
 }

@@ -82,6 +82,7 @@ async fn ensure_node_image(
         base: arguments.base.clone(),
         image: arguments.image.clone(),
         preload: Vec::new(),
+        with_runwasi: false,
     };
     node_image::build(docker, &options, progress, interrupt).await
 }
