@@ -80,6 +80,51 @@ const OPEN_FILES: &str = r#"(data (i32.const 64) "app.wat")
     ;; an I/O error, should none be left
     (if (i32.and (i32.ne (local.get $errno) (i32.const 0)) (i32.ne (local.get $errno) (i32.const 29)))
       (then (call $exit (local.get $errno)))))"#;
+/// A command of WASI 0.2, which has sockets.
+const OPEN_SOCKETS: &str = r#"(component
+  (import "wasi:sockets/network@0.2.0" (instance $network
+    (type $error (enum "unknown" "access-denied" "not-supported" "invalid-argument" "out-of-memory"
+      "timeout" "concurrency-conflict" "not-in-progress" "would-block" "invalid-state"
+      "new-socket-limit" "address-not-bindable" "address-in-use" "remote-unreachable"
+      "connection-refused" "connection-reset" "connection-aborted" "datagram-too-large"
+      "name-unresolvable" "temporary-resolver-failure" "permanent-resolver-failure"))
+    (export "error-code" (type (eq $error)))
+    (type $family (enum "ipv4" "ipv6"))
+    (export "ip-address-family" (type (eq $family)))))
+  (alias export $network "error-code" (type $error))
+  (alias export $network "ip-address-family" (type $family))
+  (import "wasi:sockets/tcp@0.2.0" (instance $tcp (export "tcp-socket" (type (sub resource)))))
+  (alias export $tcp "tcp-socket" (type $socket))
+  (import "wasi:sockets/tcp-create-socket@0.2.0" (instance $create
+    (alias outer 1 $error (type $error-code))
+    (export "error-code" (type $error (eq $error-code)))
+    (alias outer 1 $family (type $address-family))
+    (export "ip-address-family" (type $family (eq $address-family)))
+    (alias outer 1 $socket (type $tcp-socket))
+    (export "tcp-socket" (type $socket (eq $tcp-socket)))
+    (export "create-tcp-socket"
+      (func (param "address-family" $family) (result (result (own $socket) (error $error)))))))
+  (core module $memory (memory (export "memory") 1))
+  (core instance $memory (instantiate $memory))
+  (core func $open (canon lower (func $create "create-tcp-socket") (memory $memory "memory")))
+  (core module $main
+    (import "host" "open" (func $open (param i32 i32)))
+    (import "host" "memory" (memory 1))
+    ;; 0 unless another error than that there may be no more
+    (func (export "run") (result i32) (local $left i32)
+      (local.set $left (i32.const 5000))
+      (loop $more
+        (call $open (i32.const 0) (i32.const 0))
+        (if (i32.load8_u (i32.const 0)) (then
+          (return (i32.ne (i32.load8_u offset=4 (i32.const 0)) (i32.const 10)))))
+        (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+        (br_if $more (local.get $left)))
+      (i32.const 0)))
+  (core instance $main (instantiate $main (with "host" (instance
+    (export "open" (func $open)) (export "memory" (memory $memory "memory"))))))
+  (func $run (result (result)) (canon lift (core func $main "run")))
+  (instance $cli (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $cli)))"#;
 const COUNT_ENVIRONMENT: &str = r#"(func (export "_start")
   (drop (call $environ (i32.const 0) (i32.const 4)))
   (drop (call $args (i32.const 8) (i32.const 12)))
@@ -364,6 +409,7 @@ fn neighbours_do_not_notice() {
         ("escape", wasi(&escape(secret.to_str().unwrap())), Code(0)),
         ("log", wasi(LOG), Code(0)),
         ("files", wasi(OPEN_FILES), Code(0)),
+        ("sockets", OPEN_SOCKETS.as_bytes().to_vec(), Code(0)),
         ("environment", wasi(COUNT_ENVIRONMENT), Code(0)),
         ("nested", nested(), Code(0)),
         ("functions", functions(), Code(0)),
