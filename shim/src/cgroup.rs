@@ -24,11 +24,11 @@ pub(crate) enum Cgroup {
 
 /// A mounted hierarchy: what of it is mounted, where, and its controllers.
 #[derive(Debug, PartialEq, Eq)]
-struct Hierarchy {
+pub(crate) struct Hierarchy {
     root: PathBuf,
-    mountpoint: PathBuf,
+    pub(crate) mountpoint: PathBuf,
     /// None on v2.
-    controllers: Option<Vec<String>>,
+    pub(crate) controllers: Option<Vec<String>>,
 }
 
 impl Cgroup {
@@ -131,7 +131,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
     })
 }
 
-fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
+pub(crate) fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
     mountinfo
         .lines()
         .filter_map(|line| {

@@ -9,7 +9,7 @@ mod options;
 mod rewrite;
 mod spin;
 pub(crate) mod submounts;
-mod tree;
+pub(crate) mod tree;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

@@ -2,7 +2,7 @@
 //! containers live side by side.
 //!
 //! containerd speaks the Task API with it over ttrpc. The Pod's sandbox and its
-//! Wasm containers are its own, launched through runc with a rewritten spec;
+//! Wasm containers are its own, launched with a rewritten spec;
 //! Linux containers are passed on to the stock containerd-shim-runc-v2, which is
 //! started when the first one comes.
 
@@ -37,7 +37,14 @@ use flags::Action;
 
 /// The program: does what its arguments say.
 pub fn main() -> ExitCode {
-    let result = flags::parse(std::env::args().skip(1)).and_then(|(action, flags)| match action {
+    let mut args = std::env::args().skip(1).peekable();
+    if args
+        .next_if(|action| action == launch::direct::ACTION)
+        .is_some()
+    {
+        return launch::direct::child(args);
+    }
+    let result = flags::parse(args).and_then(|(action, flags)| match action {
         Action::Start => start::start(&flags),
         Action::Delete => delete::delete(&flags),
         Action::Serve => server::serve(&flags),

@@ -14,8 +14,9 @@ use wasmkind_engine::spin::MAX_COMPONENTS;
 /// The first descriptor that is handed to a child, after stdio.
 pub(crate) const FIRST_PASSED_FD: RawFd = 3;
 /// How many descriptors are handed to a child at most.
-/// A runner gets a configuration, a socket, its memory limit and the modules.
-const PASSED_FDS: RawFd = 3 + MAX_COMPONENTS as RawFd;
+/// A runner gets a configuration, a socket, its memory limit and the modules; who
+/// launches it gets a plan and a pipe too.
+const PASSED_FDS: RawFd = 5 + MAX_COMPONENTS as RawFd;
 
 /// Keeps the low descriptors occupied, so that nothing this process opens later
 /// sits where a child expects a passed descriptor: `pass_fds` could then
@@ -127,4 +128,90 @@ pub(crate) fn set_mount_attributes(tree: &OwnedFd, attributes: &MountAttributes)
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Gives the calling thread, the only one of its process, new namespaces.
+pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
+    // SAFETY: the flags are of namespaces; FILES, which the contract is about, is
+    // not among them.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Forks: the child's pid in the parent, None in the child. Only for a process
+/// with one thread.
+pub(crate) fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: with a single thread the child has a whole copy of everything, locks
+    // included; the launch action starts no thread.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// A session keyring of its own, so that the node's keys stay the node's. A kernel
+/// or a sandbox without keyrings has none to keep.
+pub(crate) fn new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring; no memory is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    };
+    if result >= 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        e => Err(e),
+    }
+}
+
+pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
+    // SAFETY: the pointer and the length are of one string that lives until then.
+    match unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Marks every descriptor from `first` on to be closed by exec.
+pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: only flags of descriptors change, no memory is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes the other end of `master` the terminal of the calling process, a session's
+/// leader, and its standard streams.
+pub(crate) fn take_terminal(master: &std::fs::File) -> io::Result<OwnedFd> {
+    let result = |value: libc::c_int| match value {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
+    };
+    // SAFETY: only the terminal's lock changes, no memory is passed.
+    result(unsafe { libc::unlockpt(master.as_raw_fd()) })?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes flags by value and gives a new descriptor.
+    let terminal = result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
+    // SAFETY: it is new, so this is its only owner.
+    let terminal = unsafe { OwnedFd::from_raw_fd(terminal) };
+    rustix::process::ioctl_tiocsctty(&terminal)?;
+    rustix::stdio::dup2_stdin(&terminal)?;
+    rustix::stdio::dup2_stdout(&terminal)?;
+    rustix::stdio::dup2_stderr(&terminal)?;
+    Ok(terminal)
 }

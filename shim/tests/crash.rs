@@ -168,7 +168,7 @@ fn stop_runc(id: &str, until: Instant) -> Option<u32> {
 
 #[test]
 fn a_runc_that_outlives_the_shim_leaves_nothing() {
-    let containerd = Containerd::start();
+    let containerd = Containerd::start_with_launcher("runc");
     for image in ["wasm", "linux"] {
         let pod = containerd.run_pod("slow");
         if image == "linux" {

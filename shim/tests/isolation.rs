@@ -78,8 +78,8 @@ fn confinement(pod: &Pod, id: &str, volumes: &[&str]) -> BTreeMap<String, String
         "Gid",
         "Groups",
         "NoNewPrivs",
+        // Not Seccomp_filters: a profile is one filter of runc's, and may be two of the shim's.
         "Seccomp",
-        "Seccomp_filters",
         "CapInh",
         "CapPrm",
         "CapEff",

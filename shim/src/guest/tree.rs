@@ -17,20 +17,20 @@ use crate::spec::Mount;
 const MAX_LINKS: usize = 40;
 
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: OwnedFd,
     path: PathBuf,
 }
 
 /// What a mount needs to be there before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MountPoint {
+pub(crate) enum MountPoint {
     Dir,
     File,
 }
 
 impl MountPoint {
-    pub(super) fn of(mount: &Mount) -> Self {
+    pub(crate) fn of(mount: &Mount) -> Self {
         if mount.is_bind() && !Path::new(&mount.source).is_dir() {
             MountPoint::File
         } else {
@@ -40,7 +40,7 @@ impl MountPoint {
 }
 
 impl Tree {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())
             .with_context(|| format!("open directory {}", path.display()))?;
@@ -51,7 +51,7 @@ impl Tree {
     }
 
     /// Opens a regular file for reading; None when there is no such file.
-    pub(super) fn open_file(&self, path: &Path) -> Result<Option<File>> {
+    pub(crate) fn open_file(&self, path: &Path) -> Result<Option<File>> {
         // NONBLOCK: the path may turn out to be a FIFO.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = match self.resolve(&normal(path)?, flags) {
@@ -93,7 +93,7 @@ impl Tree {
     /// and gives where in the tree it is once links are followed. None when the
     /// way leads through one of `mounts`, which are places in the tree that
     /// something else will be mounted on: what is below them here is hidden then.
-    pub(super) fn ensure(
+    pub(crate) fn ensure(
         &self,
         path: &Path,
         kind: MountPoint,
@@ -115,7 +115,7 @@ impl Tree {
 
     /// As `ensure`, but for a tree in which everything is mounted: where to mount
     /// is what the descriptor holds, whatever becomes of the names on the way.
-    pub(super) fn mount_point(&self, path: &Path, kind: MountPoint) -> Result<OwnedFd> {
+    pub(crate) fn mount_point(&self, path: &Path, kind: MountPoint) -> Result<OwnedFd> {
         let end = self.walk(&normal(path)?, kind, |_, _| Ok(true))?;
         end.with_context(|| self.describe("find mount point", path))
     }
@@ -178,7 +178,7 @@ impl Tree {
 
     /// Paths of files that are modules by their names: the first few, nearest to
     /// the root first. What cannot be read is passed over.
-    pub(super) fn modules(&self) -> Vec<PathBuf> {
+    pub(crate) fn modules(&self) -> Vec<PathBuf> {
         const MOST: usize = 10;
         /// Directory entries to look at: an image may have any number.
         const ENTRIES: usize = 10_000;
@@ -227,7 +227,7 @@ impl Tree {
         found
     }
 
-    fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         loop {
             match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), how) {
@@ -271,7 +271,7 @@ fn make(parent: &OwnedFd, name: &Path, file: bool) -> rustix::io::Result<OwnedFd
 
 /// `path` without `.`, `..` and the leading slash, as a container's own root
 /// would have it: `..` above the root is the root.
-pub(super) fn normal(path: &Path) -> Result<PathBuf> {
+pub(crate) fn normal(path: &Path) -> Result<PathBuf> {
     let mut clean = PathBuf::new();
     for part in path.components() {
         match part {

@@ -114,6 +114,7 @@ pub(crate) struct Containerd {
     child: Mutex<Child>,
     path: String,
     libexec: PathBuf,
+    launcher: Option<&'static str>,
 }
 
 impl Containerd {
@@ -125,7 +126,16 @@ impl Containerd {
 
     /// `options` is appended to the runtime handler's table.
     pub(crate) fn start_with_options(options: &str) -> Self {
-        let containerd = Self::launch(None, options);
+        Self::start_with(options, None)
+    }
+
+    /// With the launcher of that name, whatever the environment says.
+    pub(crate) fn start_with_launcher(launcher: &'static str) -> Self {
+        Self::start_with("", Some(launcher))
+    }
+
+    fn start_with(options: &str, launcher: Option<&'static str>) -> Self {
+        let containerd = Self::launch(None, options, launcher);
         containerd.import("wasm", &[("app.wasm", MODULE)], &["/app.wasm"]);
         let cache = Cache::open(&containerd.cache()).unwrap();
         let digest = Digest::of(MODULE);
@@ -137,10 +147,14 @@ impl Containerd {
 
     /// With the runner and the compiler that users get.
     pub(crate) fn start_real() -> Self {
-        Self::launch(Some(artifacts()), "")
+        Self::launch(Some(artifacts()), "", None)
     }
 
-    fn launch(libexec: Option<PathBuf>, runtime_options: &str) -> Self {
+    fn launch(
+        libexec: Option<PathBuf>,
+        runtime_options: &str,
+        launcher: Option<&'static str>,
+    ) -> Self {
         // Socket paths are short.
         let dir = tempfile::Builder::new()
             .prefix("wk")
@@ -177,12 +191,13 @@ impl Containerd {
         );
         fs::write(dir.path().join("config.toml"), config).unwrap();
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-        let child = Mutex::new(spawn(dir.path(), &path, &libexec));
+        let child = Mutex::new(spawn(dir.path(), &path, &libexec, launcher));
         let containerd = Containerd {
             dir,
             child,
             path,
             libexec,
+            launcher,
         };
         containerd.wait_ready();
         let pause = fs::read(fixture("pause")).unwrap();
@@ -203,7 +218,7 @@ impl Containerd {
             child.kill().unwrap();
             child.wait().unwrap();
             down();
-            *child = spawn(self.dir.path(), &self.path, &self.libexec);
+            *child = spawn(self.dir.path(), &self.path, &self.libexec, self.launcher);
         }
         self.wait_ready();
     }
@@ -416,13 +431,15 @@ impl Containerd {
     }
 }
 
-fn spawn(dir: &Path, path: &str, libexec: &Path) -> Child {
+fn spawn(dir: &Path, path: &str, libexec: &Path, launcher: Option<&str>) -> Child {
     let log = fs::File::options()
         .create(true)
         .append(true)
         .open(dir.join("log"))
         .unwrap();
+    let launcher = launcher.map(|launcher| ("WASMKIND_LAUNCHER", launcher));
     Command::new(tool("containerd"))
+        .envs(launcher)
         .arg("--config")
         .arg(dir.join("config.toml"))
         .env("PATH", path)
