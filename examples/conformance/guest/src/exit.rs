@@ -3,7 +3,9 @@
 mod lie;
 
 fn main() {
-    let code = std::env::args().nth(1).and_then(|code| code.parse::<u8>().ok());
+    let code = std::env::args()
+        .nth(1)
+        .and_then(|code| code.parse::<u8>().ok());
     let Some(code) = code else {
         eprintln!("exit: the argument must be a code from 0 to 255");
         exit(2)
