@@ -99,19 +99,19 @@ impl Launcher {
             return self.runc.delete(reaper, id, systemd).await;
         };
         let (direct, id) = (self.direct.clone(), id.to_owned());
-        direct::blocking(move || direct.delete(&id, &launched)).await
+        crate::blocking(move || direct.delete(&id, &launched)).await
     }
 
     pub(crate) async fn pause(&self, reaper: &Reaper, id: &str, systemd: bool) -> Result<()> {
         match self.direct.find(id) {
-            Some(launched) => direct::blocking(move || launched.freeze(true)).await,
+            Some(launched) => crate::blocking(move || launched.freeze(true)).await,
             None => self.runc.pause(reaper, id, systemd).await,
         }
     }
 
     pub(crate) async fn resume(&self, reaper: &Reaper, id: &str, systemd: bool) -> Result<()> {
         match self.direct.find(id) {
-            Some(launched) => direct::blocking(move || launched.freeze(false)).await,
+            Some(launched) => crate::blocking(move || launched.freeze(false)).await,
             None => self.runc.resume(reaper, id, systemd).await,
         }
     }

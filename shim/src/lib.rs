@@ -33,6 +33,7 @@ mod task;
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use flags::Action;
 
 /// The program: does what its arguments say.
@@ -66,4 +67,13 @@ fn version() -> anyhow::Result<()> {
     writeln!(stdout, "containerd-shim-wasmkind-v1:")?;
     writeln!(stdout, "  Version:  {}", env!("CARGO_PKG_VERSION"))?;
     Ok(())
+}
+
+/// Runs what may block on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .context("a worker thread panicked")?
 }

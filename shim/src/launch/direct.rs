@@ -98,7 +98,7 @@ impl Direct {
         crate::state::create_dir(&self.root)?;
         // First, so that whatever is made after it can be found.
         write_json(&self.file(launch.id), &launched)?;
-        let plan = blocking(move || {
+        let plan = crate::blocking(move || {
             cgroups::create(&container.plan.cgroups, &container.resources)?;
             Ok(container.plan)
         })
@@ -198,7 +198,7 @@ async fn spawn(
     sys::pass_fds(&mut command, fds);
     reaper.run(command).await.context("launch the container")?;
     // Ends when the program runs, or with the reason why it does not.
-    let text = blocking(move || {
+    let text = crate::blocking(move || {
         let mut text = String::new();
         answer.read_to_string(&mut text)?;
         Ok(text)
@@ -223,15 +223,6 @@ fn memory_file(bytes: &[u8]) -> Result<OwnedFd> {
     file.write_all(bytes).context("write the plan")?;
     std::io::Seek::rewind(&mut file)?;
     Ok(file.into())
-}
-
-/// Runs what may block on a thread of its own.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .context("a worker thread panicked")?
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::container::Container;
-use super::own::{blocking, exit_event};
+use super::own::exit_event;
 use super::pod::Pod;
 use super::process::{self, NOT_STARTED, Operation, Process, Status};
 use crate::error::{TaskError, TaskResult};
@@ -131,7 +131,7 @@ impl Pod {
             let bundle = container.bundle.clone();
             let rootfs = container.state().rootfs.clone();
             let exec = exec.process.clone();
-            blocking(move || {
+            crate::blocking(move || {
                 let container = Spec::load(&bundle)?;
                 let mut spec = container.with_process(exec)?;
                 spec.clamp_oom_score_adj();

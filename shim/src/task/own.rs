@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskIO, TaskOOM};
 use containerd_shim_protos::topics;
@@ -43,7 +43,7 @@ impl Pod {
         rootfs: &Path,
     ) -> Result<Payload> {
         let (mounts, target) = (request.rootfs.clone(), rootfs.to_owned());
-        blocking(move || rootfs::mount_all(&mounts, &target)).await?;
+        crate::blocking(move || rootfs::mount_all(&mounts, &target)).await?;
         if spec.is_sandbox() {
             return Ok(Payload::Sandbox);
         }
@@ -57,7 +57,7 @@ impl Pod {
     async fn payload(&self, spec: &Spec, id: &str, rootfs: &Path) -> Result<Payload> {
         let found = {
             let (spec, rootfs) = (spec.clone(), rootfs.to_owned());
-            blocking(move || guest::find(&spec, &rootfs)).await?
+            crate::blocking(move || guest::find(&spec, &rootfs)).await?
         };
         match found {
             Found::Wasm(guest) => return Ok(Payload::Wasm(guest)),
@@ -136,7 +136,7 @@ impl Pod {
         let root = container.dir.path().join("root");
         let document = {
             let (spec, rootfs) = (spec.clone(), rootfs.to_owned());
-            blocking(move || guest::rewrite(&spec, &rootfs, &root, &runner)).await?
+            crate::blocking(move || guest::rewrite(&spec, &rootfs, &root, &runner)).await?
         };
         write_json(&container.dir.config(), &document)?;
         let limit = MemoryLimit::new(&spec.document["linux"]["resources"])?;
@@ -307,13 +307,4 @@ pub(super) fn remember(container: &Container, kind: Kind, spec: &Spec) -> Result
 
 pub(super) fn rootfs_of(bundle: &Path) -> PathBuf {
     bundle.join("rootfs")
-}
-
-/// Runs what may block on a thread of its own.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .context("a worker thread panicked")?
 }

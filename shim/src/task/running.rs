@@ -9,7 +9,7 @@ use containerd_shim_protos::topics;
 use rustix::process::Signal;
 
 use super::container::Container;
-use super::own::{blocking, rootfs_of};
+use super::own::rootfs_of;
 use super::pod::Pod;
 use super::process::{Operation, Process, Status};
 use crate::cgroup::{self, Cgroup};
@@ -141,7 +141,7 @@ impl Pod {
         }
         let (rootfs, dir) = (rootfs_of(&container.bundle), container.dir.clone());
         let id = container.id.clone();
-        blocking(move || {
+        crate::blocking(move || {
             if let Some(member) = dir.member() {
                 cgroup::remove_left(&member.cgroups_path, &id);
             }
