@@ -299,8 +299,19 @@ async fn resize(test: Test) -> Verdict {
         let pods = test.namespace().pods();
         // WASI has no way to ask for the size: there it must only do no harm.
         let linux = test.build(half) == Half::Linux;
-        let asks = if linux { "terminal-size" } else { "tty" };
-        let words = test.words(half, &["in-turn", "answer", "--", asks]);
+        let (asks, expected) = match linux {
+            true => ("terminal-size", "123 45"),
+            false => ("tty", "[true, true, true]"),
+        };
+        // The size and what is typed come by different ways, in any order.
+        const TURNS: usize = 50;
+        let turn = ["answer", "--", asks, "--"];
+        let acts = std::iter::repeat_n(turn, TURNS).flatten();
+        let acts: Vec<_> = std::iter::once("in-turn")
+            .chain(acts)
+            .chain(["tty"])
+            .collect();
+        let words = test.words(half, &acts);
         let process = pods.exec(pod.name(), words, &parameters).await;
         let mut process = process.map_err(|error| api::plain(&error))?;
         let mut sizes = process.terminal_size().context("no channel for the size")?;
@@ -314,21 +325,16 @@ async fn resize(test: Test) -> Verdict {
             there(process.stdin(), "stdin")?,
             there(process.stdout(), "stdout")?,
         );
-        // An answer shows that the size, sent before, has arrived.
-        stdin.write_all(b"hello\n").await?;
         let mut seen = String::new();
-        until(&mut stdout, &mut seen, "read \"hello\"").await?;
-        stdin.write_all(b"end\n").await?;
-        until(
-            &mut stdout,
-            &mut seen,
-            if linux {
-                "123 45"
-            } else {
-                "[true, true, true]"
-            },
-        )
-        .await
+        for turn in 0..TURNS {
+            stdin.write_all(format!("turn {turn}\n").as_bytes()).await?;
+            until(&mut stdout, &mut seen, &format!("read \"turn {turn}\"")).await?;
+            if seen.contains(expected) {
+                return Ok(());
+            }
+            stdin.write_all(b"end\n").await?;
+        }
+        until(&mut stdout, &mut seen, expected).await
     })
     .await
 }
