@@ -229,10 +229,12 @@ impl Observer for Shown {
             Outcome::Failed {
                 assertion,
                 evidence,
+                timed_out,
                 ..
             } => {
                 let failed = self.paint(31, "not ok");
-                let mut text = format!("{failed} {case} ({seconds:.1} s): {assertion}");
+                let over = if *timed_out { ", timed out" } else { "" };
+                let mut text = format!("{failed} {case} ({seconds:.1} s{over}): {assertion}");
                 for line in evidence {
                     text.push_str("\n    ");
                     text.push_str(line);

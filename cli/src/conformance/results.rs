@@ -80,6 +80,9 @@ pub enum Outcome {
         halves: Vec<Half>,
         /// State, events and logs of the Pods.
         evidence: Vec<String>,
+        /// It waited until its time was over: on a busy cluster it may be no more than slow.
+        #[serde(default)]
+        timed_out: bool,
     },
     Skipped {
         reason: String,

@@ -315,6 +315,7 @@ async fn run_case(
             options.timeout.as_secs()
         )),
     };
+    let timed_out = Instant::now() >= test.deadline();
     let seconds = began.elapsed().as_secs_f64();
     let outcome = match verdict {
         Ok(()) => Outcome::Passed,
@@ -330,6 +331,7 @@ async fn run_case(
                 }),
                 assertion: format!("{error:#}"),
                 evidence: gathered.unwrap_or_default(),
+                timed_out,
             }
         }
     };

@@ -22,6 +22,7 @@ fn failed() -> Outcome {
         assertion: "linux: log: expected \"a\", found \"<script>\u{1}\"".into(),
         halves: vec![Half::Linux],
         evidence: vec!["Pod p: Failed".into(), "log of linux: ```</pre>]]>".into()],
+        timed_out: false,
     }
 }
 
