@@ -93,7 +93,9 @@ mod tests {
             let control = if case.wasm_only { "skipped" } else { "passed" };
             assert_eq!(row[..3], [case.name, "passed", control]);
             assert_eq!(row.len(), head.len(), "{row:?}");
-            let wrong = row[3..].contains(&"failed");
+            // Under runc no Wasm ever runs: who waits for it waits in vain on any machine.
+            let in_vain = head.iter().zip(row).any(|cell| cell == (&"runc", &"waited"));
+            let wrong = in_vain || row[3..].contains(&"failed");
             assert!(wrong, "{} finds nothing wrong anywhere", case.name);
         }
     }
