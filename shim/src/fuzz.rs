@@ -170,7 +170,13 @@ impl<'a> Sandbox<'a> {
             spin: None,
         });
         assert_ne!(guest.bytes, OUTSIDE, "a module from outside was found");
-        for kind in [Kind::CommandP1, Kind::CommandP2, Kind::Http] {
+        for kind in [
+            Kind::CommandP1,
+            Kind::CommandP2,
+            Kind::CommandP3,
+            Kind::Http,
+            Kind::HttpP3,
+        ] {
             let kinds = [Kinds::NONE.with(kind)];
             if let Ok(config) = guest::runner_config(&spec, &guest, &kinds, &self.rootfs()) {
                 check_config(&config);

@@ -113,32 +113,38 @@ pub fn compile(name: &str, bytes: &[u8]) -> Result<Code, CompileError> {
         }
         binary => (Cow::Borrowed(bytes), binary),
     };
-    let engine =
-        settings::on_demand().map_err(|e| CompileError::Engine(one_line(&format!("{e:#}"))))?;
-    let failed = |error: wasmtime::Error| {
-        // The validator's own message is one line with the offset; wasmtime's wraps it. It
-        // knows modules only.
-        let error = match source {
-            Source::Module => Module::validate(&engine, &bytes).err().unwrap_or(error),
-            _ => error,
-        };
-        let mut message = one_line(&format!("{error:#}"));
-        if source == Source::Component && contains(&bytes, b"@0.3.") {
-            message.push_str(" (it uses WASI 0.3, which is not implemented)");
-        }
-        invalid(message)
-    };
+    let failed = |error: wasmtime::Error| invalid(one_line(&format!("{error:#}")));
     // Never let wasmtime take bytes for its own image: Source::detect saw to it.
     debug_assert_eq!(Engine::detect_precompiled(&bytes), None::<Precompiled>);
     if source == Source::Component {
-        let component = Component::from_binary(&engine, &bytes).map_err(failed)?;
-        check_component(name, &engine, &component)?;
+        // Interfaces of WASI 0.3 may be imported without anything that is valid only with it. A
+        // component may also have asynchronous functions without any of them; that is known
+        // when it is not valid otherwise.
+        let mut concurrency = names_wasi_0_3(&bytes);
+        let mut engine = engine(concurrency)?;
+        let mut component = Component::from_binary(&engine, &bytes);
+        if component.is_err() && !concurrency {
+            concurrency = true;
+            engine = self::engine(concurrency)?;
+            component = Component::from_binary(&engine, &bytes);
+        }
+        let component = component.map_err(failed)?;
+        check_component(name, &engine, concurrency, &component)?;
         let image = component.serialize().map_err(failed)?;
+        let kinds = host::component_kinds(&engine, &component);
         Ok(Code {
-            kinds: host::component_kinds(&engine, &component),
+            kinds: if concurrency {
+                kinds.with_concurrency()
+            } else {
+                kinds
+            },
             image,
         })
     } else {
+        let engine = engine(false)?;
+        // The validator's own message is one line with the offset; wasmtime's wraps it. It
+        // knows modules only.
+        let failed = |error| failed(Module::validate(&engine, &bytes).err().unwrap_or(error));
         let module = Module::from_binary(&engine, &bytes).map_err(failed)?;
         check_module(name, &engine, &module)?;
         let image = module.serialize().map_err(failed)?;
@@ -147,6 +153,10 @@ pub fn compile(name: &str, bytes: &[u8]) -> Result<Code, CompileError> {
             image,
         })
     }
+}
+
+fn engine(concurrency: bool) -> Result<Engine, CompileError> {
+    settings::on_demand(concurrency).map_err(|e| CompileError::Engine(one_line(&format!("{e:#}"))))
 }
 
 fn check_module(name: &str, engine: &Engine, module: &Module) -> Result<(), CompileError> {
@@ -169,14 +179,19 @@ fn check_module(name: &str, engine: &Engine, module: &Module) -> Result<(), Comp
     linker.instantiate_pre(module).map(drop).map_err(link)
 }
 
-fn check_component(name: &str, engine: &Engine, component: &Component) -> Result<(), CompileError> {
+fn check_component(
+    name: &str,
+    engine: &Engine,
+    concurrency: bool,
+    component: &Component,
+) -> Result<(), CompileError> {
     let link = |e: wasmtime::Error| CompileError::Link {
         name: name.to_owned(),
         message: one_line(&format!("{e:#}")),
     };
-    let mut linker = host::component_linker(engine).map_err(link)?;
+    let mut linker = host::component_linker(engine, concurrency).map_err(link)?;
     // Only an application's components are given them, but this is not known here.
-    spin::add_to_linker(&mut linker).map_err(link)?;
+    spin::add_to_linker(&mut linker, concurrency).map_err(link)?;
     let Err(error) = linker.instantiate_pre(component) else {
         return Ok(());
     };
@@ -269,10 +284,23 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack
-        .windows(needle.len())
-        .any(|window| window == needle)
+/// Whether there is something like `wasi:random/random@0.3.0` in a component. Where that is only
+/// text, it costs time and memory, and nothing else.
+fn names_wasi_0_3(bytes: &[u8]) -> bool {
+    const VERSION: &[u8] = b"@0.3.";
+    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-:/".contains(byte);
+    bytes
+        .windows(VERSION.len())
+        .enumerate()
+        .any(|(at, window)| {
+            window == VERSION && {
+                let before = &bytes[at.saturating_sub(64)..at];
+                let start = before.iter().rposition(|byte| !in_name(byte));
+                let name = &before[start.map_or(0, |start| start + 1)..];
+                // What precedes a name in the binary format is its length, which may be a letter.
+                name.windows(5).any(|part| part == b"wasi:")
+            }
+        })
 }
 
 #[cfg(test)]

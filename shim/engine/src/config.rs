@@ -26,7 +26,12 @@ pub struct RunnerConfig {
     /// The guest's working directory, absolute in the guest.
     pub cwd: String,
     pub preopens: Vec<Preopen>,
-    /// Required by [`Kind::Http`].
+    /// The module was compiled with support for concurrency, as
+    /// [`Kinds::needs_concurrency`](crate::Kinds::needs_concurrency) says. Of an application,
+    /// each component says so itself.
+    #[serde(default)]
+    pub concurrency: bool,
+    /// Required by services.
     #[serde(default)]
     pub http: Option<Http>,
     /// CPUs that the cgroup grants, where it limits them.
@@ -133,6 +138,9 @@ pub struct SpinComponent {
     pub id: String,
     /// As chosen by [`Kinds::choose`](crate::Kinds::choose).
     pub kind: Kind,
+    /// As in [`RunnerConfig`].
+    #[serde(default)]
+    pub concurrency: bool,
     pub env: Vec<(String, String)>,
     /// The directory that is its filesystem, read-only; none without.
     pub files: Option<PathBuf>,

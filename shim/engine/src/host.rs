@@ -65,15 +65,22 @@ pub fn module_linker(engine: &Engine) -> Result<Linker<ModuleHost>> {
     Ok(linker)
 }
 
-/// WASI 0.2: the whole command world and wasi:http. Ordinary services import much of the
-/// command world too.
+/// WASI 0.2, and with `concurrency` WASI 0.3 as well: the whole command world and wasi:http.
+/// Ordinary services import much of the command world too, and some toolchains mix versions.
 ///
 /// # Errors
-/// When wasmtime refuses a definition.
-pub fn component_linker(engine: &Engine) -> Result<component::Linker<ComponentHost>> {
+/// When wasmtime refuses a definition, as of WASI 0.3 in an engine without concurrency.
+pub fn component_linker(
+    engine: &Engine,
+    concurrency: bool,
+) -> Result<component::Linker<ComponentHost>> {
     let mut linker = component::Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    if concurrency {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
     Ok(linker)
 }
 
@@ -106,11 +113,16 @@ pub fn component_kinds(engine: &Engine, component: &Component) -> Kinds {
         .component_type()
         .exports(engine)
         .fold(Kinds::NONE, |kinds, (name, _)| match name.split_once('@') {
-            Some(("wasi:cli/run", version)) if version.starts_with("0.2.") => {
-                kinds.with(Kind::CommandP2)
-            }
-            Some(("wasi:http/incoming-handler", version)) if version.starts_with("0.2.") => {
-                kinds.with(Kind::Http)
+            // Not those of 0.3 that came before it was final.
+            Some((interface, version)) if !version.contains('-') => {
+                let minor = version.rsplit_once('.').map_or("", |(minor, _)| minor);
+                match (interface, minor) {
+                    ("wasi:cli/run", "0.2") => kinds.with(Kind::CommandP2),
+                    ("wasi:cli/run", "0.3") => kinds.with(Kind::CommandP3),
+                    ("wasi:http/incoming-handler", "0.2") => kinds.with(Kind::Http),
+                    ("wasi:http/handler", "0.3") => kinds.with(Kind::HttpP3),
+                    _ => kinds,
+                }
             }
             _ => kinds,
         })

@@ -12,20 +12,38 @@ pub enum Kind {
     CommandP1,
     /// A component that exports `wasi:cli/run@0.2`.
     CommandP2,
+    /// A component that exports `wasi:cli/run@0.3`.
+    CommandP3,
     /// A component that exports `wasi:http/incoming-handler@0.2`: an instance a request.
     Http,
+    /// A component that exports `wasi:http/handler@0.3`: an instance a request.
+    HttpP3,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::CommandP1, Self::CommandP2, Self::Http];
+    /// The later ones win where more than one fits.
+    const ALL: [Self; 5] = [
+        Self::CommandP1,
+        Self::CommandP2,
+        Self::CommandP3,
+        Self::Http,
+        Self::HttpP3,
+    ];
 
     /// The name in JSON and in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CommandP1 => "command-p1",
             Self::CommandP2 => "command-p2",
+            Self::CommandP3 => "command-p3",
             Self::Http => "http",
+            Self::HttpP3 => "http-p3",
         }
+    }
+
+    /// Whether it listens for HTTP.
+    pub fn is_service(self) -> bool {
+        matches!(self, Self::Http | Self::HttpP3)
     }
 
     fn bit(self) -> u32 {
@@ -33,6 +51,8 @@ impl Kind {
             Self::CommandP1 => 1,
             Self::CommandP2 => 2,
             Self::Http => 4,
+            Self::CommandP3 => 8,
+            Self::HttpP3 => 16,
         }
     }
 }
@@ -52,7 +72,7 @@ pub struct Kinds(u32);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KindError {
     #[error(
-        "has nothing to run: it exports neither _start nor wasi:cli/run@0.2 nor wasi:http/incoming-handler@0.2"
+        "has nothing to run: it exports none of _start, wasi:cli/run@0.2 or 0.3, wasi:http/incoming-handler@0.2 and wasi:http/handler@0.3"
     )]
     Nothing,
     #[error(
@@ -60,7 +80,7 @@ pub enum KindError {
     )]
     Service,
     #[error(
-        "has no export {export:?} to run; a component is run by wasi:cli/run or wasi:http/incoming-handler"
+        "has no export {export:?} to run; a component is run by wasi:cli/run, wasi:http/incoming-handler or wasi:http/handler"
     )]
     NoExport { export: String },
 }
@@ -69,10 +89,22 @@ impl Kinds {
     pub const NONE: Self = Self(0);
     /// A core module without `_start` that has other functions, to be run by name only.
     const NAMED: u32 = 1 << 31;
+    /// A component that was compiled with support for concurrency.
+    const CONCURRENT: u32 = 1 << 30;
 
     /// Adds that a core module exports functions which the Pod may name.
     pub fn with_named_functions(self) -> Self {
         Self(self.0 | Self::NAMED)
+    }
+
+    /// Adds that it was compiled for an engine that supports concurrency: WASI 0.3 needs one,
+    /// and code for one engine does not run in the other.
+    pub fn with_concurrency(self) -> Self {
+        Self(self.0 | Self::CONCURRENT)
+    }
+
+    pub fn needs_concurrency(self) -> bool {
+        self.0 & Self::CONCURRENT != 0
     }
 
     pub fn with(self, kind: Kind) -> Self {
@@ -100,10 +132,13 @@ impl Kinds {
         let Some(export) = export else {
             return self.iter().last().ok_or(KindError::Nothing);
         };
-        let interface = export.split('@').next().unwrap_or_default();
+        let (interface, version) = export.split_once('@').unwrap_or((export, ""));
+        let run = |kind, minor| self.contains(kind) && may_be(version, minor);
         let wanted = match interface {
             "wasi:http/incoming-handler" | "incoming-handler" => Kind::Http,
-            "wasi:cli/run" | "run" if self.contains(Kind::CommandP2) => Kind::CommandP2,
+            "wasi:http/handler" | "handler" if self.contains(Kind::HttpP3) => Kind::HttpP3,
+            "wasi:cli/run" | "run" if run(Kind::CommandP3, "0.3") => Kind::CommandP3,
+            "wasi:cli/run" | "run" if run(Kind::CommandP2, "0.2") => Kind::CommandP2,
             _ => Kind::CommandP1,
         };
         if self.contains(wanted) || (wanted == Kind::CommandP1 && self.0 & Self::NAMED != 0) {
@@ -120,9 +155,9 @@ impl Kinds {
     /// # Errors
     /// When nothing fits.
     pub fn choose_command(self, export: Option<&str>) -> Result<Kind, KindError> {
-        let commands = Self(self.0 & !Kind::Http.bit());
-        match commands.choose(export) {
-            Err(_) if self.contains(Kind::Http) => Err(KindError::Service),
+        let services = Kind::Http.bit() | Kind::HttpP3.bit();
+        match Self(self.0 & !services).choose(export) {
+            Err(_) if self.0 & services != 0 => Err(KindError::Service),
             chosen => chosen,
         }
     }
@@ -135,9 +170,14 @@ impl Kinds {
     pub(crate) fn from_bits(bits: u32) -> Option<Self> {
         let known = Kind::ALL
             .iter()
-            .fold(Self::NAMED, |all, kind| all | kind.bit());
+            .fold(Self::NAMED | Self::CONCURRENT, |all, kind| all | kind.bit());
         (bits & !known == 0).then_some(Self(bits))
     }
+}
+
+/// Whether the version that the Pod gives, if it gives one, is of `minor`.
+fn may_be(version: &str, minor: &str) -> bool {
+    version.is_empty() || version.starts_with(minor)
 }
 
 #[cfg(test)]
@@ -150,6 +190,9 @@ mod tests {
     const P2: Kinds = Kinds(2);
     const HTTP: Kinds = Kinds(4);
     const BOTH: Kinds = Kinds(6);
+    const P3: Kinds = Kinds(8 | Kinds::CONCURRENT);
+    const HTTP_P3: Kinds = Kinds(16 | Kinds::CONCURRENT);
+    const ALL: Kinds = Kinds(31 | Kinds::CONCURRENT);
 
     #[rstest]
     #[case(P1, None, Ok(Kind::CommandP1))]
@@ -159,6 +202,14 @@ mod tests {
     #[case(Kinds::NONE.with_named_functions(), None, Err(KindError::Nothing))]
     #[case(P2, None, Ok(Kind::CommandP2))]
     #[case(HTTP, None, Ok(Kind::Http))]
+    #[case(P3, None, Ok(Kind::CommandP3))]
+    #[case(P3, Some("run"), Ok(Kind::CommandP3))]
+    #[case(HTTP_P3, None, Ok(Kind::HttpP3))]
+    #[case(HTTP_P3, Some("wasi:http/handler@0.3.0"), Ok(Kind::HttpP3))]
+    #[case(ALL, None, Ok(Kind::HttpP3))]
+    #[case(ALL, Some("run"), Ok(Kind::CommandP3))]
+    #[case(ALL, Some("wasi:cli/run@0.2.12"), Ok(Kind::CommandP2))]
+    #[case(ALL, Some("wasi:http/incoming-handler"), Ok(Kind::Http))]
     #[case(BOTH, None, Ok(Kind::Http))]
     #[case(BOTH, Some("wasi:cli/run@0.2.0"), Ok(Kind::CommandP2))]
     #[case(BOTH, Some("run"), Ok(Kind::CommandP2))]
@@ -179,6 +230,8 @@ mod tests {
     #[case(BOTH, None, Ok(Kind::CommandP2))]
     #[case(HTTP, None, Err(KindError::Service))]
     #[case(BOTH, Some("wasi:http/incoming-handler"), Err(KindError::Service))]
+    #[case(HTTP_P3, None, Err(KindError::Service))]
+    #[case(ALL, None, Ok(Kind::CommandP3))]
     #[case(Kinds::NONE, None, Err(KindError::Nothing))]
     fn chooses_a_command(
         #[case] kinds: Kinds,

@@ -20,6 +20,9 @@ const KEEP_RESIDENT: usize = 64 << 10;
 /// The innermost calls of a guest that a trap tells of.
 pub const BACKTRACE_FRAMES: usize = 20;
 
+/// Stacks of a concurrent instance: one for each of its tasks that waits in a blocking call.
+const STACKS_EACH: u32 = 8;
+
 /// How many of everything a service's pool holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -42,7 +45,7 @@ impl Pool {
     }
 }
 
-fn common() -> Config {
+fn common(concurrency: bool) -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
@@ -53,17 +56,18 @@ fn common() -> Config {
         .wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES))
         // Wasm frames are walked by frame pointers, and nothing unwinds through them.
         .native_unwind_info(false)
-        // WASI 0.3 is what would need it.
-        .concurrency_support(false);
+        // WASI 0.3 needs it; it costs time and memory in each instance, whether used or not.
+        .concurrency_support(concurrency);
     config
 }
 
-/// An engine that compiles, or runs a single instance.
+/// An engine that compiles, or runs a single instance. Code that was compiled with `concurrency`,
+/// which WASI 0.3 needs, does not run without, nor the other way round.
 ///
 /// # Errors
 /// When the host cannot run compiled code.
-pub fn on_demand() -> Result<Engine> {
-    Engine::new(&common())
+pub fn on_demand(concurrency: bool) -> Result<Engine> {
+    Engine::new(&common(concurrency))
 }
 
 /// An engine that makes and drops instances fast. Where address space is too short for the
@@ -71,14 +75,14 @@ pub fn on_demand() -> Result<Engine> {
 ///
 /// # Errors
 /// When the host cannot run compiled code.
-pub fn pooling(pool: Pool) -> Result<Engine> {
+pub fn pooling(pool: Pool, concurrency: bool) -> Result<Engine> {
     let mut pooling = PoolingAllocationConfig::new();
     pooling
         .total_component_instances(pool.instances)
         .total_core_instances(pool.instances * pool.core_instances_each)
         .total_memories(pool.instances * pool.memories_each)
         .total_tables(pool.instances * pool.tables_each)
-        .total_stacks(pool.instances)
+        .total_stacks(pool.instances * if concurrency { STACKS_EACH } else { 1 })
         .max_core_instances_per_component(pool.core_instances_each)
         .max_memories_per_component(pool.memories_each)
         .max_tables_per_component(pool.tables_each)
@@ -89,7 +93,7 @@ pub fn pooling(pool: Pool) -> Result<Engine> {
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_keep_resident(KEEP_RESIDENT)
         .pagemap_scan(Enabled::Auto);
-    let mut config = common();
+    let mut config = common(concurrency);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling));
-    Engine::new(&config).or_else(|_| on_demand())
+    Engine::new(&config).or_else(|_| on_demand(concurrency))
 }

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 pub(crate) const WASMTIME: &str = "48.0.8";
 
 /// Raised with every change of the engine's settings that compiled code depends on.
-pub(crate) const SETTINGS: u32 = 1;
+pub(crate) const SETTINGS: u32 = 2;
 
 /// The CPU features that Cranelift makes use of where it finds them. Two processors that
 /// differ in one do not share compiled code: a node image may be built on one machine and

@@ -6,11 +6,10 @@ use anyhow::{Context as _, bail};
 use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::host::{self, ComponentHost, ModuleHost};
 use wasmkind_engine::protocol::exit;
-use wasmkind_engine::{Budget, Limits, settings};
+use wasmkind_engine::{Budget, Kind, Limits, settings};
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, InstancePre, Store};
-use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
+use wasmtime_wasi::{I32Exit, WasiCtxBuilder, p2, p3};
 use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::guest;
@@ -31,10 +30,15 @@ pub(crate) struct Module {
     outcome: Outcome,
 }
 
+enum Pre {
+    P2(p2::bindings::CommandPre<ComponentHost>),
+    P3(p3::bindings::CommandPre<ComponentHost>),
+}
+
 /// A component that exports `wasi:cli/run`.
 pub(crate) struct Component {
     engine: Engine,
-    pre: CommandPre<ComponentHost>,
+    pre: Pre,
     wasi: WasiCtxBuilder,
     budget: Budget,
     outcome: Outcome,
@@ -46,7 +50,7 @@ impl Module {
         file: File,
         budget: Budget,
     ) -> anyhow::Result<Self> {
-        let engine = plain(settings::on_demand()).context("set up the engine")?;
+        let engine = plain(settings::on_demand(false)).context("set up the engine")?;
         let module = load::module(&engine, file, &config.name)?;
         let exports = calls(&module, config)?;
         let linker = plain(host::module_linker(&engine)).context("define WASI")?;
@@ -120,10 +124,17 @@ impl Component {
         file: File,
         budget: Budget,
     ) -> anyhow::Result<Self> {
-        let engine = plain(settings::on_demand()).context("set up the engine")?;
+        let engine = plain(settings::on_demand(config.concurrency)).context("set up the engine")?;
         let component = load::component(&engine, &file, &config.name)?;
-        let linker = plain(host::component_linker(&engine)).context("define WASI")?;
-        let pre = linker.instantiate_pre(&component).and_then(CommandPre::new);
+        let linker =
+            plain(host::component_linker(&engine, config.concurrency)).context("define WASI")?;
+        let pre = linker.instantiate_pre(&component).and_then(|pre| {
+            Ok(if config.kind == Kind::CommandP3 {
+                Pre::P3(p3::bindings::CommandPre::new(pre)?)
+            } else {
+                Pre::P2(p2::bindings::CommandPre::new(pre)?)
+            })
+        });
         let pre = plain(pre).with_context(|| format!("link {}", config.name))?;
         Ok(Self {
             engine,
@@ -153,8 +164,18 @@ impl Component {
     }
 
     async fn call(&self, store: &mut Store<ComponentHost>) -> wasmtime::Result<Result<(), ()>> {
-        let command = self.pre.instantiate_async(&mut *store).await?;
-        command.wasi_cli_run().call_run(&mut *store).await
+        match &self.pre {
+            Pre::P2(pre) => {
+                let command = pre.instantiate_async(&mut *store).await?;
+                command.wasi_cli_run().call_run(&mut *store).await
+            }
+            Pre::P3(pre) => {
+                let command = pre.instantiate_async(&mut *store).await?;
+                store
+                    .run_concurrent(async |store| command.wasi_cli_run().call_run(store).await)
+                    .await?
+            }
+        }
     }
 }
 

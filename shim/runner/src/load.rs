@@ -31,27 +31,45 @@ const INSTANCE: u64 = 64 << 10;
 /// Bytes of a page of linear memory, in which wasmtime counts what a component needs.
 const PAGE: u64 = 64 << 10;
 
-/// Components mapped into an engine that has room for their instances.
+/// A component's compiled code.
+pub(crate) struct Code<'a> {
+    pub(crate) file: &'a File,
+    /// The component's, for messages.
+    pub(crate) name: &'a str,
+    /// As in [`RunnerConfig`](wasmkind_engine::config::RunnerConfig).
+    pub(crate) concurrency: bool,
+}
+
+/// Components mapped into an engine that has room for their instances: one of the two engines
+/// that there are, without and with support for concurrency.
 pub(crate) struct Pooled {
-    pub(crate) engine: Engine,
+    pub(crate) engines: [Option<Engine>; 2],
     pub(crate) components: Vec<Component>,
     /// How many at a time, of all components together.
     pub(crate) instances: u32,
 }
 
 /// For `most` instances, or as many as have room in `limit` bytes, of the components in
-/// `modules`, which come with their names.
-pub(crate) fn pooled(modules: &[(&File, &str)], most: u32, limit: u64) -> anyhow::Result<Pooled> {
+/// `modules`.
+pub(crate) fn pooled(modules: &[Code<'_>], most: u32, limit: u64) -> anyhow::Result<Pooled> {
     let load = |pool| {
-        let engine = plain(settings::pooling(pool)).context("set up the engine")?;
-        let components = modules
-            .iter()
-            .map(|(file, name)| component(&engine, file, name))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        anyhow::Ok((engine, components))
+        let mut engines = [None, None];
+        let mut components = Vec::with_capacity(modules.len());
+        for code in modules {
+            let slot = &mut engines[usize::from(code.concurrency)];
+            let engine = match slot {
+                Some(engine) => engine,
+                None => {
+                    let engine = plain(settings::pooling(pool, code.concurrency));
+                    slot.insert(engine.context("set up the engine")?)
+                }
+            };
+            components.push(component(engine, code.file, code.name)?);
+        }
+        anyhow::Ok((engines, components))
     };
     let pool = Pool::new(fitting(most, limit, 0));
-    let (mut engine, mut components) = load(pool)?;
+    let (mut engines, mut components) = load(pool)?;
     let (mut needed, mut memories) = (pool, 0);
     // A component that imports modules, which no toolchain makes, does not say.
     for resources in components.iter().filter_map(Component::resources_required) {
@@ -65,11 +83,11 @@ pub(crate) fn pooled(modules: &[(&File, &str)], most: u32, limit: u64) -> anyhow
     }
     if needed != pool {
         // Composed of more than toolchains make: the pool must know before they are mapped.
-        drop((components, engine));
-        (engine, components) = load(needed)?;
+        drop((components, engines));
+        (engines, components) = load(needed)?;
     }
     Ok(Pooled {
-        engine,
+        engines,
         components,
         instances: fitting(pool.instances, limit, memories),
     })

@@ -105,13 +105,13 @@ fn guest(
             control.started()?;
             runtime.block_on(command.run())
         }
-        Kind::CommandP2 => {
+        Kind::CommandP2 | Kind::CommandP3 => {
             let command = command::Component::prepare(&config, module, budget)?;
             control.ready_to_start()?;
             control.started()?;
             runtime.block_on(command.run())
         }
-        Kind::Http => {
+        Kind::Http | Kind::HttpP3 => {
             let mut modules = vec![module];
             modules.extend(more);
             let service = service::Service::prepare(&config, &modules, budget)?;

@@ -6,6 +6,7 @@ mod reuse;
 use std::convert::Infallible;
 use std::fmt;
 use std::fs::File;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::uri::{self, Authority, PathAndQuery};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -26,17 +28,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::host::{self, ComponentHost};
-use wasmkind_engine::{Budget, Limits};
-use wasmtime::component::{Component, ResourceTable};
+use wasmkind_engine::{Budget, Kind, Limits};
+use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store, UpdateDeadline};
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{Error as HttpError, WasiHttpCtx, WasiHttpView as _};
+use wasmtime_wasi_http::{Error as HttpError, WasiHttpCtx, WasiHttpView as _, p2, p3};
 
 use crate::control::Control;
 use crate::guest;
-use crate::load::{self, Pooled, plain};
+use crate::load::{self, Code, Pooled, plain};
 use crate::{report, signals, spin};
 use metrics::Metrics;
 use reuse::{Counted, Waiting};
@@ -50,9 +51,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// After a failure to accept (descriptors run out), before the next attempt.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
-
-type Prepared = (Component, (String, guest::Shared));
+/// What the guest answered; an error is a `wasi:http` error code.
+type Answer = Result<Response<HyperOutgoingBody>, String>;
 type Instance = reuse::Instance<Proxy>;
 
 pub(crate) struct Service {
@@ -84,13 +84,24 @@ enum Handlers {
 
 struct Handler {
     engine: Engine,
-    pre: ProxyPre<ComponentHost>,
+    pre: Pre,
     guest: guest::Shared,
     budget: Budget,
     name: String,
     /// Its number in the service.
     index: usize,
     shared: Arc<Shared>,
+}
+
+/// By the version of WASI that the guest's handler is of.
+enum Pre {
+    P2(p2::bindings::ProxyPre<ComponentHost>),
+    P3(p3::bindings::ServicePre<ComponentHost>),
+}
+
+enum Proxy {
+    P2(p2::bindings::Proxy),
+    P3(p3::bindings::Service),
 }
 
 /// What a message says of a request.
@@ -131,25 +142,47 @@ impl Service {
             .http
             .as_ref()
             .context("the configuration of a service has no \"http\"")?;
+        // Of each component its name, its kind, whether it needs concurrency, and what it is given.
         let guests = match &config.spin {
-            None => vec![(config.name.clone(), guest::Shared::new(config)?)],
-            Some(app) => spin::guests(config, app)?,
+            None => vec![(
+                config.name.clone(),
+                config.kind,
+                config.concurrency,
+                guest::Shared::new(config)?,
+            )],
+            Some(app) => app
+                .components
+                .iter()
+                .zip(spin::guests(config, app)?)
+                .map(|(it, guest)| (it.id.clone(), it.kind, it.concurrency, guest))
+                .collect(),
         };
-        let named: Vec<_> = modules
+        let code: Vec<_> = modules
             .iter()
             .zip(&guests)
-            .map(|(file, (name, _))| (file, name.as_str()))
+            .map(|(file, (name, _, concurrency, _))| Code {
+                file,
+                name,
+                concurrency: *concurrency,
+            })
             .collect();
         let Pooled {
-            engine,
+            engines,
             components,
             instances: most,
-        } = load::pooled(&named, http.concurrency.get(), budget.limit())?;
-        let mut linker = plain(host::component_linker(&engine)).context("define WASI")?;
-        if config.spin.is_some() {
-            plain(wasmkind_engine::spin::add_to_linker(&mut linker)).context("define Spin")?;
+        } = load::pooled(&code, http.concurrency.get(), budget.limit())?;
+        let mut linkers = [None, None];
+        for (concurrency, engine) in [false, true].into_iter().zip(&engines) {
+            let Some(engine) = engine else { continue };
+            let linker = host::component_linker(engine, concurrency);
+            let mut linker = plain(linker).context("define WASI")?;
+            if config.spin.is_some() {
+                let added = wasmkind_engine::spin::add_to_linker(&mut linker, concurrency);
+                plain(added).context("define Spin")?;
+            }
+            linkers[usize::from(concurrency)] = Some(linker);
         }
-        signals::take_turns(&engine, SLICE)?;
+        signals::take_turns(engines.iter().flatten().cloned(), SLICE)?;
         let metrics = http.metrics.map(|address| (address, Arc::default()));
         let shared = Arc::new(Shared {
             most,
@@ -159,25 +192,27 @@ impl Service {
             waiting: Waiting::new(http.reuse.get()),
             metrics: metrics.as_ref().map(|(_, metrics)| Arc::clone(metrics)),
         });
-        let handler = |(index, (component, (name, guest))): (usize, Prepared)| {
-            let pre = linker.instantiate_pre(&component).and_then(ProxyPre::new);
+        let mut handlers = Vec::with_capacity(components.len());
+        for (component, (name, kind, concurrency, guest)) in components.into_iter().zip(guests) {
+            let linker = linkers[usize::from(concurrency)].as_ref();
+            let linker = linker.context("there is no engine")?;
+            let pre = linker.instantiate_pre(&component).and_then(|pre| {
+                Ok(match kind {
+                    Kind::HttpP3 => Pre::P3(p3::bindings::ServicePre::new(pre)?),
+                    _ => Pre::P2(p2::bindings::ProxyPre::new(pre)?),
+                })
+            });
             let pre = plain(pre).with_context(|| format!("link {name}"))?;
-            anyhow::Ok(Arc::new(Handler {
-                engine: engine.clone(),
+            handlers.push(Arc::new(Handler {
+                engine: linker.engine().clone(),
                 pre,
                 guest,
                 budget: budget.clone(),
                 name,
-                index,
+                index: handlers.len(),
                 shared: Arc::clone(&shared),
-            }))
-        };
-        let mut handlers = components
-            .into_iter()
-            .zip(guests)
-            .enumerate()
-            .map(handler)
-            .collect::<anyhow::Result<Vec<_>>>()?;
+            }));
+        }
         let handlers = match &config.spin {
             None => Handlers::One(handlers.pop().context("there is no module")?),
             Some(app) => Handlers::Routed(Arc::new((spin::Application::new(app)?, handlers))),
@@ -397,7 +432,7 @@ impl Handler {
             Ok(Ok(response)) => response,
             Ok(Err(code)) => {
                 report::complain(&format!(
-                    "{what}: {} answered with the error {code:?}",
+                    "{what}: {} answered with the error {code}",
                     self.name
                 ));
                 refuse(
@@ -480,19 +515,20 @@ impl Handler {
             None => self.instantiate().await?,
         };
         instance.used += 1;
-        let mut http = instance.store.data_mut().http();
-        let request = match self.shared.max_body {
-            None => http.new_incoming_request(Scheme::Http, request)?,
-            Some(most) => {
-                http.new_incoming_request(Scheme::Http, request.map(|body| limited(body, most)))?
+        let Instance { store, proxy, .. } = &mut instance;
+        // Only a body that has a limit is wrapped.
+        let result = match (&*proxy, self.shared.max_body) {
+            (Proxy::P2(proxy), None) => handle_p2(proxy, store, request, sender).await,
+            (Proxy::P2(proxy), Some(most)) => {
+                let request = request.map(|body| limited(body, most));
+                handle_p2(proxy, store, request, sender).await
+            }
+            (Proxy::P3(service), None) => handle_p3(service, store, request, sender).await,
+            (Proxy::P3(service), Some(most)) => {
+                let request = request.map(|body| limited(body, most));
+                handle_p3(service, store, request, sender).await
             }
         };
-        let answer = http.new_response_outparam(sender)?;
-        let result = instance
-            .proxy
-            .wasi_http_incoming_handler()
-            .call_handle(&mut instance.store, request, answer)
-            .await;
         if result.is_ok() {
             self.shared.waiting.put(self.index, instance);
         } else {
@@ -534,7 +570,10 @@ impl Handler {
                 Box::pin(tokio::task::yield_now()),
             ))
         });
-        let proxy = self.pre.instantiate_async(&mut store).await?;
+        let proxy = match &self.pre {
+            Pre::P2(pre) => Proxy::P2(pre.instantiate_async(&mut store).await?),
+            Pre::P3(pre) => Proxy::P3(pre.instantiate_async(&mut store).await?),
+        };
         Ok(Instance {
             store,
             proxy,
@@ -542,6 +581,72 @@ impl Handler {
             _counted: self.shared.metrics.as_ref().map(Counted::new),
         })
     }
+}
+
+async fn handle_p2<B>(
+    proxy: &p2::bindings::Proxy,
+    store: &mut Store<ComponentHost>,
+    request: Request<B>,
+    sender: oneshot::Sender<Answer>,
+) -> wasmtime::Result<()>
+where
+    B: Body<Data = Bytes, Error: Into<HttpError>> + Send + 'static,
+{
+    let mut http = store.data_mut().http();
+    let request = http.new_incoming_request(Scheme::Http, request)?;
+    let answer = http.new_response_outparam_from_callback(|answer| {
+        // Nobody may wait any more.
+        let _ = sender.send(answer.map_err(|code| format!("{code:?}")));
+    })?;
+    proxy
+        .wasi_http_incoming_handler()
+        .call_handle(&mut *store, request, answer)
+        .await
+}
+
+async fn handle_p3<B>(
+    service: &p3::bindings::Service,
+    store: &mut Store<ComponentHost>,
+    request: Request<B>,
+    sender: oneshot::Sender<Answer>,
+) -> wasmtime::Result<()>
+where
+    B: Body<Data = Bytes, Error: Into<HttpError>> + Send + 'static,
+{
+    let request = with_authority(request)?;
+    let (request, sent) = p3::Request::from_http(store.data_mut().http().hooks, request);
+    store
+        .run_concurrent(async move |store| {
+            let answer = match service.handle(store, request).await? {
+                Ok(response) => Ok(store.with(|store| response.into_http(store, sent))?),
+                // Its name comes with that of its type.
+                Err(code) => Err(format!("{code:?}").replace("ErrorCode::", "")),
+            };
+            // Nobody may wait any more.
+            let _ = sender.send(answer);
+            // The body, and what else the guest does after it has answered.
+            poll_fn(|context| store.poll_no_interesting_tasks(context)).await;
+            Ok(())
+        })
+        .await?
+}
+
+/// WASI 0.3 takes scheme and authority from the target, which HTTP/1.1 leaves to the Host header.
+fn with_authority<B>(request: Request<B>) -> wasmtime::Result<Request<B>> {
+    let (mut head, body) = request.into_parts();
+    let mut target = std::mem::take(&mut head.uri).into_parts();
+    if target.authority.is_none() {
+        let host = head.headers.get(HOST);
+        target.authority = host
+            .map(|host| Authority::try_from(host.as_bytes()))
+            .transpose()?;
+    }
+    target.scheme.get_or_insert(uri::Scheme::HTTP);
+    target
+        .path_and_query
+        .get_or_insert(PathAndQuery::from_static("/"));
+    head.uri = Uri::from_parts(target)?;
+    Ok(Request::from_parts(head, body))
 }
 
 /// Counts a request that nobody waits for any more when its future is dropped.

@@ -36,22 +36,27 @@ pub(crate) fn end_gracefully() {
     GRACEFUL.store(true, Ordering::Relaxed);
 }
 
-/// The engine whose epoch [`tick`] advances.
-static ENGINE: OnceLock<Engine> = OnceLock::new();
+/// The engines whose epoch [`tick`] advances: one, or two where some components need support for
+/// concurrency and others do not.
+static ENGINES: [OnceLock<Engine>; 2] = [const { OnceLock::new() }; 2];
 
-/// Advances the engine's epoch each time this process has computed for `slice` in user mode, so
+/// Advances the engines' epoch each time this process has computed for `slice` in user mode, so
 /// that guests yield to each other. A process that waits gets no tick: a signal of the
 /// process's virtual timer costs nothing while nobody computes, needs no thread, and arrives
 /// while the only thread is inside a guest.
-pub(crate) fn take_turns(engine: &Engine, slice: Duration) -> anyhow::Result<()> {
+pub(crate) fn take_turns(
+    engines: impl IntoIterator<Item = Engine>,
+    slice: Duration,
+) -> anyhow::Result<()> {
     extern "C" fn tick(_: libc::c_int) {
-        if let Some(engine) = ENGINE.get() {
+        for engine in ENGINES.iter().filter_map(OnceLock::get) {
             // Documented to be signal-safe: an atomic increment.
             engine.increment_epoch();
         }
     }
-    if ENGINE.set(engine.clone()).is_err() {
-        return Ok(());
+    for (place, engine) in ENGINES.iter().zip(engines) {
+        // Once a process.
+        let _ = place.set(engine);
     }
     handle(libc::SIGVTALRM, tick).context("handle SIGVTALRM")?;
     let period = libc::timeval {

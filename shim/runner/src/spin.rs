@@ -81,11 +81,11 @@ impl Application {
     }
 }
 
-/// The components' names, and what each is given.
+/// What each of the components is given.
 pub(crate) fn guests(
     config: &RunnerConfig,
     app: &SpinConfig,
-) -> anyhow::Result<Vec<(String, guest::Shared)>> {
+) -> anyhow::Result<Vec<guest::Shared>> {
     let store = if app.components.iter().any(|component| component.store) {
         Some(Arc::new(open_store(&app.store)?))
     } else {
@@ -114,7 +114,7 @@ pub(crate) fn guests(
             };
             let guest = guest::Shared::new(&own)
                 .with_context(|| format!("prepare component {:?}", component.id))?;
-            Ok((component.id.clone(), guest.with_spin(Arc::new(context))))
+            Ok(guest.with_spin(Arc::new(context)))
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 
 use harness::Guest;
 use rstest::rstest;
-use wasmkind_engine::protocol;
+use wasmkind_engine::{Kind, protocol};
 
 /// error numbers of WASI 0.1
 /// What wasmtime makes of EMFILE, which WASI 0.2 has no word for.
@@ -63,6 +63,41 @@ fn the_exit_code_is_the_guests(#[case] code: u32, #[case] expected: i32) {
 fn a_component_ends_as_it_says(#[case] argument: &str, #[case] expected: i32) {
     let ended = Guest::new("command").args(&[argument]).run();
     assert_eq!(ended.code, Some(expected), "{}", ended.stderr);
+}
+
+#[test]
+fn a_command_of_wasi_0_3_writes_through_a_stream_and_exits_with_a_code() {
+    let guest = Guest::new("command-p3");
+    assert_eq!(guest.config.kind, Kind::CommandP3);
+    let ended = guest.run();
+    assert_eq!((ended.stdout.as_str(), ended.code), ("hello\n", Some(3)));
+}
+
+/// A component that exports `run` of one version of WASI and imports from the other.
+fn mixed(run: &str, function: &str, random: &str) -> String {
+    format!(
+        r#"(component
+            (import "wasi:random/random@{random}" (instance $random
+                (export "get-random-u64" (func (result u64)))))
+            (core func $random (canon lower (func $random "get-random-u64")))
+            (core module $main
+                (import "host" "random" (func $random (result i64)))
+                (func (export "run") (result i32) (drop (call $random)) (i32.const 0)))
+            (core instance $main (instantiate $main (with "host" (instance (export "random" (func $random))))))
+            (func $run {function} (result (result)) (canon lift (core func $main "run")))
+            (instance $command (export "run" (func $run)))
+            (export "wasi:cli/run@{run}" (instance $command)))"#
+    )
+}
+
+#[rstest]
+#[case(Kind::CommandP2, mixed("0.2.0", "", "0.3.0"))]
+#[case(Kind::CommandP3, mixed("0.3.0", "async", "0.2.12"))]
+fn a_component_may_mix_versions_of_wasi(#[case] kind: Kind, #[case] text: String) {
+    let guest = Guest::of(text.as_bytes());
+    assert_eq!(guest.config.kind, kind);
+    let ended = guest.run();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use harness::{Container, Guest, PATIENCE, free_address, get};
 use rstest::rstest;
 use wasmkind_engine::config::Http;
-use wasmkind_engine::protocol;
+use wasmkind_engine::{Kind, protocol};
 
 fn service() -> (Container, SocketAddr) {
     service_with(|_| {})
@@ -363,4 +363,42 @@ fn speaks_http_2_without_tls() {
     let mut head = [0; 9];
     stream.read_exact(&mut head).unwrap();
     assert_eq!(head[3], 4, "not a SETTINGS frame: {head:?}");
+}
+
+#[test]
+fn a_service_of_wasi_0_3_answers_and_writes_on_after_its_answer_has_begun() {
+    let guest = Guest::new("http-p3");
+    assert_eq!(guest.config.kind, Kind::HttpP3);
+    let address = guest.config.http.as_ref().unwrap().listen;
+    let container = guest.start();
+    for _ in 0..20 {
+        let answer = get(address, "/");
+        assert!(ok(&answer), "{answer}");
+    }
+    for path in ["/trap", "/error"] {
+        let answer = get(address, path);
+        assert!(answer.starts_with("HTTP/1.1 500 "), "{path}: {answer}");
+    }
+    container.signal(libc::SIGTERM);
+    let ended = container.end();
+    assert_eq!(ended.code, Some(0));
+    for part in [
+        "GET /trap: /app.wat trapped: wasm `unreachable`",
+        "boom",
+        "GET /error: /app.wat answered with the error LoopDetected",
+    ] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_request_that_spins_does_not_starve_others_of_wasi_0_3() {
+    let guest = Guest::new("http-p3");
+    let address = guest.config.http.as_ref().unwrap().listen;
+    let _container = guest.start();
+    let mut spinning = TcpStream::connect(address).unwrap();
+    write!(spinning, "GET /loop HTTP/1.1\r\nhost: {address}\r\n\r\n").unwrap();
+    for _ in 0..5 {
+        assert!(ok(&get(address, "/")));
+    }
 }

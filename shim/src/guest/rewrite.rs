@@ -158,27 +158,25 @@ pub(crate) fn runner_config(
         .as_ref()
         .map(|app| app.config(kinds))
         .transpose()?;
+    let kinds = *kinds.first().context("there is no module")?;
     let kind = kinds
-        .first()
-        .context("there is no module")?
         .choose(guest.export.as_deref())
         .map_err(|e| anyhow!("{} {e}", guest.name))?;
-    let http = match kind {
-        Kind::Http => {
-            let default = if spin.is_some() {
-                DEFAULT_SPIN_LISTEN
-            } else {
-                DEFAULT_LISTEN
-            };
-            Some(options::http(spec, default)?)
-        }
-        Kind::CommandP1 | Kind::CommandP2 => None,
+    let http = if kind.is_service() {
+        let default = if spin.is_some() {
+            DEFAULT_SPIN_LISTEN
+        } else {
+            DEFAULT_LISTEN
+        };
+        Some(options::http(spec, default)?)
+    } else {
+        None
     };
     Ok(RunnerConfig {
         http,
         termination_log: termination_log(spec, rootfs)?,
         spin,
-        ..config(spec, guest, kind)
+        ..config(spec, guest, kinds, kind)
     })
 }
 
@@ -190,10 +188,10 @@ pub(crate) fn exec_config(spec: &Spec, guest: &Guest, kinds: Kinds) -> Result<Ru
     let kind = kinds
         .choose_command(guest.export.as_deref())
         .map_err(|e| anyhow!("{} {e}", guest.name))?;
-    Ok(config(spec, guest, kind))
+    Ok(config(spec, guest, kinds, kind))
 }
 
-fn config(spec: &Spec, guest: &Guest, kind: Kind) -> RunnerConfig {
+fn config(spec: &Spec, guest: &Guest, kinds: Kinds, kind: Kind) -> RunnerConfig {
     let process = &spec.view.process;
     let mut args = process.args.clone();
     if let Some(program) = args.first_mut() {
@@ -220,6 +218,7 @@ fn config(spec: &Spec, guest: &Guest, kind: Kind) -> RunnerConfig {
             // read-only root.
             read_only: false,
         }],
+        concurrency: kinds.needs_concurrency(),
         http: None,
         cpus: cpus(resources),
         termination_log: None,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use flate2::read::GzDecoder;
 use wasmkind_engine::config::SpinConfig;
 use wasmkind_engine::spin::{App, Content, File, Prepared};
-use wasmkind_engine::{Digest, Kind, Kinds};
+use wasmkind_engine::{Digest, Kinds};
 
 use super::artifact::{self, Manifest};
 use super::module::MAX_MODULE;
@@ -48,14 +48,14 @@ impl Application {
     pub(crate) fn config(&self, kinds: &[Kinds]) -> Result<SpinConfig> {
         let mut components = Vec::new();
         for ((component, kinds), files) in self.app.components.iter().zip(kinds).zip(&self.files) {
-            let kind = kinds.choose(None).ok().filter(|kind| *kind == Kind::Http);
+            let kind = kinds.choose(None).ok().filter(|kind| kind.is_service());
             let kind = kind.ok_or_else(|| {
                 anyhow!(
-                    "component {:?} does not export wasi:http/incoming-handler@0.2",
+                    "component {:?} exports neither wasi:http/incoming-handler@0.2 nor wasi:http/handler@0.3",
                     component.id
                 )
             })?;
-            components.push((kind, files.clone()));
+            components.push((kind, kinds.needs_concurrency(), files.clone()));
         }
         Ok(self.app.config(Prepared {
             components,

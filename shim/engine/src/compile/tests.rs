@@ -79,3 +79,36 @@ fn names_every_import_that_is_not_provided(#[case] text: &[u8], #[case] expected
         "{error}"
     );
 }
+
+#[rstest]
+#[case::plain("(component)", false)]
+#[case::text(
+    r#"(component (core module (memory 1) (data (i32.const 0) "crate@0.3.1")))"#,
+    false
+)]
+#[case::interface(
+    r#"(component (import "wasi:random/random@0.3.0" (instance (export "get-random-u64" (func (result u64))))))"#,
+    true
+)]
+// Nothing of WASI in it, but it is not valid without.
+#[case::asynchronous(
+    r#"(component (core module $m (func (export "f"))) (core instance $i (instantiate $m))
+        (func (export "f") async (canon lift (core func $i "f"))))"#,
+    true
+)]
+fn compiles_for_concurrency_what_needs_it(#[case] text: &str, #[case] expected: bool) {
+    let code = compile("/a.wat", text.as_bytes()).unwrap();
+    assert_eq!(code.kinds.needs_concurrency(), expected);
+}
+
+#[test]
+fn names_what_is_not_in_the_final_wasi_0_3() {
+    let text = br#"(component
+        (import "wasi:cli/exit@0.3.0" (instance (export "exit-with-code" (func (param "status-code" u8)))))
+        (import "wasi:cli/exit@0.3.0-rc-2025-09-16" (instance (export "exit" (func (param "status" (result))))))
+        (import "wasi:http/client@0.3.0" (instance (export "receive" (func async)))))"#;
+    assert_eq!(
+        error("/a.wat", text),
+        r#"/a.wat imports "wasi:cli/exit@0.3.0-rc-2025-09-16", "wasi:http/client@0.3.0", which wasmkind does not provide"#
+    );
+}

@@ -68,9 +68,9 @@ pub struct File {
 /// What the shim adds for the runner.
 #[derive(Debug)]
 pub struct Prepared {
-    /// How each component is run, and the directory of its files as the runner
-    /// finds it; in the components' order.
-    pub components: Vec<(Kind, Option<PathBuf>)>,
+    /// How each component is run, whether its code was compiled with support for concurrency,
+    /// and the directory of its files as the runner finds it; in the components' order.
+    pub components: Vec<(Kind, bool, Option<PathBuf>)>,
     /// The directory of the key-value store.
     pub store: PathBuf,
 }
@@ -210,9 +210,10 @@ impl App {
                 .components
                 .iter()
                 .zip(prepared.components)
-                .map(|(component, (kind, files))| SpinComponent {
+                .map(|(component, (kind, concurrency, files))| SpinComponent {
                     id: component.id.clone(),
                     kind,
+                    concurrency,
                     env: component.env.clone(),
                     files,
                     variables: component.variables.clone(),

@@ -2,6 +2,8 @@
 //! key-value store, by the interfaces of Spin 2 that spin-sdk 3 to 5 import; and
 //! what of WASI they are not given, which is the network beyond their hosts.
 
+mod concurrent;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,20 +43,26 @@ pub struct Opened {
     store: Arc<Store>,
 }
 
-/// Adds what components of applications import.
+/// Adds what components of applications import, with `concurrency` the interfaces that need it
+/// too.
 ///
 /// # Errors
 /// When wasmtime refuses a definition.
-pub fn add_to_linker(linker: &mut Linker<ComponentHost>) -> Result<()> {
-    fn view(host: &mut ComponentHost) -> View<'_> {
-        View {
-            context: host.spin.as_ref().map(|guest| &*guest.0),
-            table: &mut host.table,
-        }
-    }
+pub fn add_to_linker(linker: &mut Linker<ComponentHost>, concurrency: bool) -> Result<()> {
     key_value::add_to_linker::<_, Has>(linker, view)?;
     variables::add_to_linker::<_, Has>(linker, view)?;
-    config::add_to_linker::<_, Has>(linker, view)
+    config::add_to_linker::<_, Has>(linker, view)?;
+    if concurrency {
+        concurrent::add_to_linker(linker)?;
+    }
+    Ok(())
+}
+
+fn view(host: &mut ComponentHost) -> View<'_> {
+    View {
+        context: host.spin.as_ref().map(|guest| &*guest.0),
+        table: &mut host.table,
+    }
 }
 
 struct Has;
@@ -73,6 +81,11 @@ impl View<'_> {
         self.context?.variables.get(name)
     }
 
+    fn is_valid(&self, name: &str) -> bool {
+        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        !name.is_empty() && name.bytes().all(valid)
+    }
+
     async fn with<T: Send + 'static>(
         &mut self,
         store: &Resource<Opened>,
@@ -87,8 +100,7 @@ impl View<'_> {
 
 impl variables::Host for View<'_> {
     async fn get(&mut self, name: String) -> Result<Result<String, variables::Error>> {
-        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        if name.is_empty() || !name.bytes().all(valid) {
+        if !self.is_valid(&name) {
             return Ok(Err(variables::Error::InvalidName(name)));
         }
         let value = self.variable(&name).cloned();

@@ -56,19 +56,26 @@ impl Guest {
     }
 
     pub fn of(module: &[u8]) -> Self {
+        Self::named("/app.wat", module).unwrap()
+    }
+
+    /// One that may be no guest. The error is the compiler's message.
+    pub fn try_of(module: &[u8]) -> Result<Self, String> {
+        Self::named("/app.wasm", module).map_err(|error| error.to_string())
+    }
+
+    fn named(name: &str, module: &[u8]) -> Result<Self, compile::CompileError> {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("guest");
         std::fs::create_dir(&root).unwrap();
         let cache = Cache::open(&dir.path().join("cache")).unwrap();
-        let compiled = compile::into_cache(&cache, "/app.wat", module)
-            .unwrap()
-            .compiled;
+        let compiled = compile::into_cache(&cache, name, module)?.compiled;
         let kind = compiled.kinds.choose(None).unwrap_or(Kind::CommandP1);
         let config = RunnerConfig {
             kind,
             export: None,
-            name: "/app.wat".to_owned(),
-            args: vec!["/app.wat".to_owned()],
+            name: name.to_owned(),
+            args: vec![name.to_owned()],
             env: Vec::new(),
             cwd: "/".to_owned(),
             preopens: vec![Preopen {
@@ -76,18 +83,19 @@ impl Guest {
                 guest_path: "/".to_owned(),
                 read_only: false,
             }],
-            http: (kind == Kind::Http).then(|| Http::new(free_address())),
+            concurrency: compiled.kinds.needs_concurrency(),
+            http: kind.is_service().then(|| Http::new(free_address())),
             cpus: None,
             termination_log: None,
             spin: None,
         };
-        Self {
+        Ok(Self {
             config,
             memory_limit: protocol::NO_MEMORY_LIMIT,
             rlimits: Vec::new(),
             dir,
             module: compiled.file,
-        }
+        })
     }
 
     pub fn args(mut self, args: &[&str]) -> Self {

@@ -51,7 +51,10 @@ fn reads_both_versions(#[values(0, 1)] version: u32) {
     assert_eq!(items.source, Content::Digest(DIGEST.to_owned()));
     assert_eq!(items.files[0].content, Content::Inline(b"hi".to_vec()));
     let config = app.config(Prepared {
-        components: vec![(Kind::Http, Some("/files".into())), (Kind::Http, None)],
+        components: vec![
+            (Kind::Http, false, Some("/files".into())),
+            (Kind::HttpP3, true, None),
+        ],
         store: "/store".into(),
     });
     let routes: Vec<_> = config
