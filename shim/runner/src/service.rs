@@ -552,6 +552,8 @@ impl Handler {
     }
 
     async fn instantiate(&self) -> wasmtime::Result<Instance> {
+        let metrics = self.shared.metrics.as_ref();
+        let began = metrics.map(|metrics| (metrics, Instant::now()));
         let data = ComponentHost {
             wasi: self.guest.context(),
             http: WasiHttpCtx::new(),
@@ -578,7 +580,7 @@ impl Handler {
             store,
             proxy,
             used: 0,
-            _counted: self.shared.metrics.as_ref().map(Counted::new),
+            _counted: began.map(|(metrics, began)| Counted::new(metrics, began.elapsed())),
         })
     }
 }

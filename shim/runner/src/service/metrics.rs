@@ -6,9 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The upper bounds of the latency histogram's buckets, in microseconds.
-const BUCKETS: [u64; 16] = [
+const LATENCIES: [u64; 16] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 10_000_000,
+];
+
+/// The same of the time that it takes to make an instance.
+const STARTS: [u64; 16] = [
+    2, 4, 6, 8, 10, 15, 20, 30, 50, 100, 200, 500, 1_000, 5_000, 25_000, 100_000,
 ];
 
 /// Classes of status codes, 1xx to 5xx.
@@ -25,9 +30,43 @@ pub(super) struct Metrics {
     starts: AtomicU64,
     traps: AtomicU64,
     timeouts: AtomicU64,
-    /// Requests by the smallest bucket that their latency fits in; the last is above all.
-    latency: [AtomicU64; BUCKETS.len() + 1],
-    microseconds: AtomicU64,
+    latency: Histogram,
+    start: Histogram,
+}
+
+#[derive(Debug, Default)]
+struct Histogram {
+    /// By the smallest bucket that a time fits in; the last is above all.
+    counts: [AtomicU64; 17],
+    nanoseconds: AtomicU64,
+}
+
+impl Histogram {
+    fn add(&self, bounds: &[u64; 16], time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = bounds.partition_point(|bound| *bound * 1000 < nanoseconds);
+        add(&self.counts[bucket]);
+        self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// In seconds, as Prometheus wants all times.
+    fn render(&self, text: &mut String, name: &str, bounds: &[u64; 16]) {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let bounds = bounds.iter().map(|bound| *bound as f64 / 1e6);
+        let mut count = 0;
+        for (bound, bucket) in bounds.chain([f64::INFINITY]).zip(&self.counts) {
+            count += get(bucket);
+            let bound = if bound.is_finite() {
+                bound.to_string()
+            } else {
+                "+Inf".to_owned()
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {count}");
+        }
+        let sum = get(&self.nanoseconds) as f64 / 1e9;
+        let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {count}");
+    }
 }
 
 fn add(counter: &AtomicU64) {
@@ -49,9 +88,7 @@ impl Metrics {
         if let Some(class) = self.answered.get(usize::from(status / 100).wrapping_sub(1)) {
             add(class);
         }
-        let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        add(&self.latency[BUCKETS.partition_point(|bound| *bound < microseconds)]);
-        self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+        self.latency.add(&LATENCIES, latency);
     }
 
     /// The client went away before there was an answer.
@@ -59,9 +96,11 @@ impl Metrics {
         subtract(&self.under_way);
     }
 
-    pub(super) fn instance_made(&self) {
+    /// `time` is what it took to make it.
+    pub(super) fn instance_made(&self, time: Duration) {
         add(&self.instances);
         add(&self.starts);
+        self.start.add(&STARTS, time);
     }
 
     pub(super) fn instance_dropped(&self) {
@@ -78,7 +117,7 @@ impl Metrics {
 
     pub(super) fn render(&self) -> String {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut text = String::with_capacity(3072);
+        let mut text = String::with_capacity(4096);
         let head = |text: &mut String, name: &str, kind: &str, help: &str| {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -124,24 +163,25 @@ impl Metrics {
             head(&mut text, name, kind, help);
             let _ = writeln!(text, "{name} {}", get(value));
         }
-        let name = "wasmkind_http_request_duration_seconds";
-        let help = "Time from a request's arrival until its answer began.";
-        head(&mut text, name, "histogram", help);
-        let mut count = 0;
-        for (bound, bucket) in BUCKETS.iter().zip(&self.latency) {
-            count += get(bucket);
-            let _ = writeln!(text, "{name}_bucket{{le=\"{}\"}} {count}", seconds(*bound));
+        for (name, help, histogram, bounds) in [
+            (
+                "wasmkind_http_request_duration_seconds",
+                "Time from a request's arrival until its answer began.",
+                &self.latency,
+                &LATENCIES,
+            ),
+            (
+                "wasmkind_instance_start_seconds",
+                "Time that it took to make an instance of the guest.",
+                &self.start,
+                &STARTS,
+            ),
+        ] {
+            head(&mut text, name, "histogram", help);
+            histogram.render(&mut text, name, bounds);
         }
-        count += self.latency.last().map_or(0, get);
-        let _ = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {count}");
-        let sum = seconds(get(&self.microseconds));
-        let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {count}");
         text
     }
-}
-
-fn seconds(microseconds: u64) -> f64 {
-    microseconds as f64 / 1e6
 }
 
 #[cfg(test)]
@@ -156,8 +196,8 @@ mod tests {
             metrics.answered(status, Duration::from_micros(microseconds));
         }
         metrics.arrived();
-        metrics.instance_made();
-        metrics.instance_made();
+        metrics.instance_made(Duration::from_nanos(2001));
+        metrics.instance_made(Duration::from_secs(1));
         metrics.instance_dropped();
         metrics.trapped();
         let text = metrics.render();
@@ -177,6 +217,9 @@ mod tests {
             r#"wasmkind_http_request_duration_seconds_bucket{le="+Inf"} 3"#,
             "wasmkind_http_request_duration_seconds_sum 20.000101",
             "wasmkind_http_request_duration_seconds_count 3",
+            r#"wasmkind_instance_start_seconds_bucket{le="0.000002"} 0"#,
+            r#"wasmkind_instance_start_seconds_bucket{le="0.000004"} 1"#,
+            r#"wasmkind_instance_start_seconds_bucket{le="+Inf"} 2"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -1,6 +1,7 @@
 //! Instances that wait for another request, where the Pod allows an instance more than one.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use wasmkind_engine::host::ComponentHost;
 use wasmtime::Store;
@@ -22,8 +23,9 @@ pub(super) struct Instance<P> {
 pub(super) struct Counted(Arc<Metrics>);
 
 impl Counted {
-    pub(super) fn new(metrics: &Arc<Metrics>) -> Self {
-        metrics.instance_made();
+    /// `time` is what it took to make it.
+    pub(super) fn new(metrics: &Arc<Metrics>, time: Duration) -> Self {
+        metrics.instance_made(time);
         Self(Arc::clone(metrics))
     }
 }
