@@ -11,8 +11,10 @@ mod memory;
 mod node;
 mod pod;
 mod report;
+mod request;
 mod stats;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +24,7 @@ use crate::progress::Progress;
 use crate::{cluster, docker};
 
 pub use report::Report;
+pub use request::{Load, Rival};
 
 use node::{Node, Side};
 use report::Row;
@@ -52,6 +55,21 @@ pub enum Error {
     },
     #[error("image {image} is not on node {node}")]
     NoImage { node: String, image: String },
+    #[error("read {}", path.display())]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("run wrk, which makes the requests")]
+    Generator(#[source] std::io::Error),
+    #[error("requests failed: {0}")]
+    Load(String),
+    #[error("{who} does not answer GET / with status 200 but with {status}: {log}")]
+    NoAnswer {
+        who: String,
+        status: String,
+        log: String,
+    },
     #[error("{what} of {node}: {problem}")]
     Unexpected {
         what: &'static str,
@@ -76,6 +94,7 @@ impl Error {
             Self::NoImage { .. } => {
                 "the sample images are part of what `wasmkind build node-image` makes".into()
             }
+            Self::Generator(_) => "install wrk: Debian and Homebrew have a package of this name".into(),
             _ => return None,
         })
     }
@@ -87,7 +106,7 @@ impl Error {
 }
 
 /// What to compare.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Benchmark {
     /// A Pod from RunPodSandbox to a started container, through CRI.
     Pod,
@@ -95,6 +114,8 @@ pub enum Benchmark {
     Container,
     /// Memory of all processes of a Pod.
     Memory,
+    /// Requests to a service under load.
+    Request(Load),
 }
 
 /// How to compare.
@@ -133,14 +154,17 @@ impl Interrupt {
 pub async fn run(
     docker: &Docker,
     cluster: &cluster::ClusterName,
-    benchmark: Benchmark,
+    benchmark: &Benchmark,
     options: &Options,
     interrupt: &Interrupt,
     progress: &Progress,
 ) -> Result<Report> {
     let step = progress.step("Looking at the node");
     let node = Node::open(docker, cluster, options).await?;
-    let sides = [node.side(OURS).await?, node.side(&options.against).await?];
+    let sides = match benchmark {
+        Benchmark::Request(load) => request::sides(&node, load).await?,
+        _ => [node.side(OURS).await?, node.side(&options.against).await?],
+    };
     step.done();
     let step = progress.step(match benchmark {
         Benchmark::Memory => format!("{} Pods of each side", options.rounds),
@@ -150,6 +174,7 @@ pub async fn run(
         Benchmark::Pod => pod::rounds(&node, &sides, options, interrupt).await,
         Benchmark::Container => container::rounds(&node, &sides, options, interrupt).await,
         Benchmark::Memory => memory::measure(&node, &sides, options, interrupt).await,
+        Benchmark::Request(load) => request::rounds(&node, &sides, load, options, interrupt).await,
     };
     let cleaned = node.clean_up().await;
     let rows = measured?;

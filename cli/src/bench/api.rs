@@ -151,7 +151,35 @@ pub(super) struct ContainerSecurityContext {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct LinuxContainerResources {
+    /// A list as in cpuset(7).
+    #[prost(string, tag = "6")]
+    pub(super) cpuset_cpus: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct KeyValue {
+    #[prost(string, tag = "1")]
+    pub(super) key: String,
+    #[prost(string, tag = "2")]
+    pub(super) value: String,
+}
+
+/// A bind mount of CRI's.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Volume {
+    #[prost(string, tag = "1")]
+    pub(super) container_path: String,
+    #[prost(string, tag = "2")]
+    pub(super) host_path: String,
+    #[prost(bool, tag = "3")]
+    pub(super) readonly: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct LinuxContainerConfig {
+    #[prost(message, optional, tag = "1")]
+    pub(super) resources: Option<LinuxContainerResources>,
     #[prost(message, optional, tag = "2")]
     pub(super) security_context: Option<ContainerSecurityContext>,
 }
@@ -162,6 +190,12 @@ pub(super) struct ContainerConfig {
     pub(super) metadata: Option<ContainerMetadata>,
     #[prost(message, optional, tag = "2")]
     pub(super) image: Option<ImageSpec>,
+    #[prost(string, repeated, tag = "3")]
+    pub(super) command: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) envs: Vec<KeyValue>,
+    #[prost(message, repeated, tag = "7")]
+    pub(super) mounts: Vec<Volume>,
     #[prost(string, tag = "11")]
     pub(super) log_path: String,
     #[prost(message, optional, tag = "15")]

@@ -193,6 +193,31 @@ impl Node {
         }
     }
 
+    pub(super) fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// The directory of this run's logs.
+    pub(super) fn logs(&self) -> String {
+        format!("/tmp/{CGROUP}-{}", self.run)
+    }
+
+    /// A directory for this run's files. Docker cannot write to `/tmp`, which is in memory.
+    pub(super) fn files(&self) -> String {
+        format!("/var/tmp/{CGROUP}-{}", self.run)
+    }
+
+    /// The node's address for this machine.
+    pub(super) async fn address(&self) -> Result<String> {
+        let addresses = self.shell("hostname -I").await?;
+        let first = addresses.split_whitespace().next();
+        first.map(str::to_owned).ok_or_else(|| Error::Unexpected {
+            what: "the address",
+            node: self.machine.node.clone(),
+            problem: "it has none".to_owned(),
+        })
+    }
+
     /// Runs a command in the node and gives its output.
     pub(super) async fn shell(&self, command: &str) -> Result<String> {
         let output = exec::run(&self.docker, &self.machine.node, &["sh", "-c", command]).await?;
@@ -224,8 +249,9 @@ impl Node {
         }
         // Empty by now, unless another benchmark runs; on v1 one in each hierarchy.
         self.shell(&format!(
-            "rmdir /sys/fs/cgroup/{CGROUP} /sys/fs/cgroup/*/{CGROUP} 2>/dev/null; rm -rf /tmp/{CGROUP}-{}",
-            self.run
+            "rmdir /sys/fs/cgroup/{CGROUP} /sys/fs/cgroup/*/{CGROUP} 2>/dev/null; rm -rf {} {}",
+            self.logs(),
+            self.files()
         ))
         .await?;
         failed.map_or(Ok(()), Err)

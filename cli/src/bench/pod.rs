@@ -30,6 +30,16 @@ pub(super) async fn rounds(
 
 /// Starts a Pod of one container, and gives its id and the milliseconds of each call.
 pub(super) async fn start(node: &Node, side: &Side, name: &str) -> Result<(String, [f64; 3])> {
+    start_with(node, side, name, container(node, side)).await
+}
+
+/// The same with a container of another configuration.
+pub(super) async fn start_with(
+    node: &Node,
+    side: &Side,
+    name: &str,
+    config: api::ContainerConfig,
+) -> Result<(String, [f64; 3])> {
     let sandbox = sandbox(node, name);
     let mut times = [0.0; 3];
 
@@ -44,7 +54,7 @@ pub(super) async fn start(node: &Node, side: &Side, name: &str) -> Result<(Strin
     let began = Instant::now();
     let request = api::CreateContainerRequest {
         pod_sandbox_id: pod.id.clone(),
-        config: Some(container(node, side)),
+        config: Some(config),
         sandbox_config: Some(sandbox),
     };
     let container: Id = node.call(&runtime("CreateContainer"), &request).await?;
@@ -74,7 +84,7 @@ fn sandbox(node: &Node, name: &str) -> api::PodSandboxConfig {
             true => String::new(),
             false => format!("bench-{name}"),
         },
-        log_directory: format!("/tmp/wasmkind-bench-{}/{name}", node.run),
+        log_directory: format!("{}/{name}", node.logs()),
         labels: node.labels(),
         linux: Some(api::LinuxPodSandboxConfig {
             cgroup_parent: node.cgroup_parent(),
@@ -87,7 +97,8 @@ fn sandbox(node: &Node, name: &str) -> api::PodSandboxConfig {
     }
 }
 
-fn container(node: &Node, side: &Side) -> api::ContainerConfig {
+/// What the image says is run.
+pub(super) fn container(node: &Node, side: &Side) -> api::ContainerConfig {
     api::ContainerConfig {
         metadata: Some(api::ContainerMetadata {
             name: "app".to_owned(),
@@ -100,7 +111,9 @@ fn container(node: &Node, side: &Side) -> api::ContainerConfig {
             security_context: Some(api::ContainerSecurityContext {
                 namespace_options: Some(namespaces(node)),
             }),
+            ..api::LinuxContainerConfig::default()
         }),
+        ..api::ContainerConfig::default()
     }
 }
 

@@ -55,7 +55,7 @@ pub struct Line {
 
 impl Report {
     pub(super) fn new(
-        benchmark: Benchmark,
+        benchmark: &Benchmark,
         node: &Node,
         sides: &[Side; 2],
         options: &Options,
@@ -82,6 +82,13 @@ impl Report {
             Benchmark::Memory => {
                 let method = format!("PSS of all processes of a Pod; {rounds} Pods of each side");
                 ("memory", method, 0.25)
+            }
+            Benchmark::Request(load) => {
+                let method = format!(
+                    "{} connections for {} s, each side on one CPU; {rounds} rounds in turns",
+                    load.connections, load.seconds
+                );
+                ("request", method, 0.4)
             }
         };
         let lines: Vec<Line> = rows.into_iter().map(Line::of).collect();

@@ -1,10 +1,13 @@
 //! `wasmkind bench`
 
-use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::output::{self, Format};
 use super::{ClusterArguments, interrupted};
-use crate::bench::{self, Benchmark, Interrupt, Options};
+use crate::bench::{self, Benchmark, Interrupt, Load, Options, Rival};
 use crate::docker;
 use crate::progress::Progress;
 
@@ -16,6 +19,8 @@ pub(super) enum Command {
     Container(RoundsArguments),
     /// Memory of all processes of a Pod
     Memory(MemoryArguments),
+    /// Requests to a component that serves HTTP, under load by wrk
+    Request(RequestArguments),
 }
 
 #[derive(Debug, Args)]
@@ -46,6 +51,32 @@ pub(super) struct MemoryArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("rival").required(true))]
+pub(super) struct RequestArguments {
+    #[command(flatten)]
+    cluster: ClusterArguments,
+    /// The component; it has to answer GET / with status 200
+    module: PathBuf,
+    /// wasmtime's command line, which serves the same component
+    #[arg(long, value_name = "PROGRAM", group = "rival")]
+    wasmtime: Option<PathBuf>,
+    /// A server for Linux, told by the variable PORT where to listen
+    #[arg(long, value_name = "PROGRAM", group = "rival")]
+    server: Option<PathBuf>,
+    /// Rounds; in each, both sides have a turn
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Of each turn
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    seconds: u16,
+    /// How many requests there are at a time
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    #[arg(long, short, value_enum, default_value = "text")]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
 struct CommonArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
@@ -57,20 +88,48 @@ struct CommonArguments {
 }
 
 pub(super) async fn run(command: &Command) -> anyhow::Result<()> {
-    let (benchmark, common, rounds, host_network) = match command {
-        Command::Pod(a) => (
-            Benchmark::Pod,
-            &a.rounds.common,
-            a.rounds.rounds,
-            a.host_network,
-        ),
-        Command::Container(a) => (Benchmark::Container, &a.common, a.rounds, false),
-        Command::Memory(a) => (Benchmark::Memory, &a.common, a.pods, false),
-    };
-    let options = Options {
+    let with = |common: &CommonArguments, rounds: u16, host_network| Options {
         against: common.against.clone(),
         rounds: rounds.into(),
         host_network,
+    };
+    let (benchmark, cluster, output, options) = match command {
+        Command::Pod(a) => {
+            let common = &a.rounds.common;
+            let options = with(common, a.rounds.rounds, a.host_network);
+            (Benchmark::Pod, &common.cluster, common.output, options)
+        }
+        Command::Container(RoundsArguments { common, rounds }) => {
+            let options = with(common, *rounds, false);
+            (
+                Benchmark::Container,
+                &common.cluster,
+                common.output,
+                options,
+            )
+        }
+        Command::Memory(MemoryArguments { common, pods }) => {
+            let options = with(common, *pods, false);
+            (Benchmark::Memory, &common.cluster, common.output, options)
+        }
+        Command::Request(a) => {
+            let (wasmtime, server) = (a.wasmtime.clone(), a.server.clone());
+            let rival = wasmtime.map(Rival::Wasmtime);
+            let load = Load {
+                module: a.module.clone(),
+                rival: rival
+                    .or(server.map(Rival::Server))
+                    .context("--wasmtime or --server says what to compare with")?,
+                seconds: a.seconds,
+                connections: a.connections,
+            };
+            let options = Options {
+                against: "runc".into(),
+                rounds: a.rounds.into(),
+                host_network: true,
+            };
+            (Benchmark::Request(load), &a.cluster, a.output, options)
+        }
     };
     let interrupt = Interrupt::default();
     let signal = interrupted();
@@ -81,10 +140,10 @@ pub(super) async fn run(command: &Command) -> anyhow::Result<()> {
     });
     let docker = docker::connect().await?;
     let progress = Progress::stderr();
-    let cluster = common.cluster.existing();
+    let cluster = cluster.existing();
     let report = bench::run(
-        &docker, &cluster, benchmark, &options, &interrupt, &progress,
+        &docker, &cluster, &benchmark, &options, &interrupt, &progress,
     )
     .await?;
-    output::value(common.output, &report, |report| format!("{report}\n"))
+    output::value(output, &report, |report| format!("{report}\n"))
 }
