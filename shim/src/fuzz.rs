@@ -9,6 +9,7 @@ use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
 use wasmkind_engine::config::RunnerConfig;
+use wasmkind_engine::spin::{AllowedHosts, App, Prepared, Routes};
 use wasmkind_engine::{Digest, Kind, Kinds};
 
 use crate::bootstrap::{Params, Reply};
@@ -49,6 +50,11 @@ pub fn bootstrap(bytes: &[u8]) {
             assert!(matches!(parts[..], [Component::Normal(_)]), "{name:?}");
         }
     }
+}
+
+/// The manifest of an artifact, or an index of them.
+pub fn artifact(bytes: &[u8]) {
+    guest::artifact::check(bytes);
 }
 
 /// A module that no container may find.
@@ -141,6 +147,46 @@ impl<'a> Sandbox<'a> {
             "mounts": mounts,
             "annotations": annotations,
         }));
+    }
+
+    /// The bytes are the lock file of a Spin application; after a zero byte comes the archive that
+    /// its files are in.
+    pub fn application(&self, bytes: &[u8]) {
+        let mut parts = bytes.splitn(2, |byte| *byte == 0);
+        let lock_file = parts.next().unwrap_or_default();
+        let archive = parts.next().unwrap_or_default();
+        let env = |name: &str| (name == "SPIN_VARIABLE_TOKEN").then_some("{{ token }}");
+        let app = match App::parse(lock_file, env) {
+            Ok(app) => app,
+            Err(error) => {
+                assert_eq!(error.to_string().lines().count(), 1, "{error}");
+                return;
+            }
+        };
+        let component = (Kind::Http, false, Some("/guest/files".into()));
+        let config = app.config(Prepared {
+            components: vec![component; app.components.len()],
+            store: "/guest/store".into(),
+        });
+        let json = serde_json::to_vec(&config).expect("a configuration can be written");
+        assert_eq!(config, serde_json::from_slice(&json).expect("and read"));
+        let routes = Routes::new(&config.base, &config.routes).expect("the routes were checked");
+        for path in config.routes.iter().map(|route| route.route.as_str()) {
+            for path in [path, "", "/", "*", "/a/b/../c", "//"] {
+                if let Some(found) = routes.find(path) {
+                    assert!(found.component < config.components.len());
+                }
+            }
+        }
+        for component in &config.components {
+            let hosts = AllowedHosts::parse(&component.allowed_hosts).expect("they were checked");
+            assert!(
+                !component.allowed_hosts.is_empty() || !hosts.allows("http", "localhost", 80),
+                "a host that nobody named is allowed"
+            );
+        }
+        guest::spin::lay_out(&app, archive, &self.rootfs());
+        self.check_outside();
     }
 
     fn check(&self, mut document: Value) {
@@ -292,6 +338,10 @@ mod tests {
     fn what_fuzzing_began_with_and_found_holds() {
         let dir = tempfile::tempdir().unwrap();
         seeds("bootstrap", bootstrap);
+        seeds("artifact", artifact);
+        seeds("application", |bytes| {
+            Sandbox::new(dir.path()).application(bytes)
+        });
         seeds("spec", |bytes| Sandbox::new(dir.path()).spec(bytes));
         seeds("container", |bytes| {
             Sandbox::new(dir.path()).container(bytes)

@@ -7,7 +7,7 @@ mod memory;
 mod module;
 mod options;
 mod rewrite;
-mod spin;
+pub(crate) mod spin;
 pub(crate) mod submounts;
 pub(crate) mod tree;
 

@@ -236,6 +236,36 @@ fn module_layer(manifest: &Manifest) -> Result<Option<&Descriptor>> {
     Ok(first)
 }
 
+/// Panics where something is taken from a manifest or an index that is not what it is taken for.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check(bytes: &[u8]) {
+    if let Ok(index) = serde_json::from_slice::<Index>(bytes) {
+        let found = by_platform(index);
+        assert!(found.len() <= MAX_MANIFESTS);
+        for manifest in found {
+            assert!(MANIFESTS.contains(&manifest.media_type.as_str()));
+        }
+    }
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(bytes) else {
+        return;
+    };
+    if let Some(lock_file) = spin::lock_file(&manifest) {
+        assert!(!MODULE_LAYERS.contains(&lock_file.media_type.as_str()));
+    }
+    match module_layer(&manifest) {
+        Ok(Some(layer)) => {
+            let kind = layer.media_type.as_str();
+            let alike = manifest.layers.iter().filter(|l| l.media_type == kind);
+            assert!(MODULE_LAYERS.contains(&kind) && alike.count() == 1);
+            if let Ok(name) = digest(&layer.digest) {
+                assert!(layer.digest.ends_with(&name.to_string()), "{layer:?}");
+            }
+        }
+        Ok(None) => {}
+        Err(error) => assert_eq!(format!("{error:#}").lines().count(), 1, "{error:#}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -245,6 +245,30 @@ impl LaidOut {
     }
 }
 
+/// Lays out an application's files in `rootfs`, each that is not in the lock file being the archive
+/// `tar`. Whether they have all been is for the caller not to know: the files may be wrong.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn lay_out(app: &App, tar: &[u8], rootfs: &Path) {
+    use std::io::Write;
+    let mut laid_out = LaidOut {
+        tree: Tree::open(rootfs).expect("the container's filesystem"),
+        bytes: 1 << 20,
+        entries: 100,
+    };
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    gzip.write_all(tar).expect("memory");
+    let archive = gzip.finish().expect("memory");
+    for (index, component) in app.components.iter().enumerate() {
+        for File { content, path } in &component.files {
+            let path = Path::new(path);
+            let _ = match content {
+                Content::Inline(bytes) => laid_out.add(index, path, bytes, false),
+                Content::Digest(_) => laid_out.add(index, path, &archive, true),
+            };
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
