@@ -66,7 +66,7 @@ fn run() -> i32 {
 /// How many threads run guests: a command needs one, and a service as many as its limit grants
 /// whole CPUs. Without a limit it has one too, because each takes memory whether there is work
 /// for it or not.
-fn workers(config: &RunnerConfig) -> usize {
+pub(crate) fn workers(config: &RunnerConfig) -> usize {
     let granted = config.cpus.filter(|_| config.http.is_some()).unwrap_or(1.0);
     let there_are = std::thread::available_parallelism().map_or(1, usize::from);
     (granted as usize).clamp(1, there_are)

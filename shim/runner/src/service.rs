@@ -2,6 +2,7 @@
 
 mod metrics;
 mod reuse;
+mod turns;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -30,7 +31,7 @@ use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::host::{self, ComponentHost};
 use wasmkind_engine::{Budget, Kind, Limits};
 use wasmtime::component::ResourceTable;
-use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime::{Engine, Store};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{Error as HttpError, WasiHttpCtx, WasiHttpView as _, p2, p3};
@@ -41,6 +42,7 @@ use crate::load::{self, Code, Pooled, plain};
 use crate::{report, signals, spin};
 use metrics::Metrics;
 use reuse::{Counted, Waiting};
+use turns::{Turn, Turns};
 
 /// How long one guest may compute while others wait.
 const SLICE: Duration = Duration::from_millis(4);
@@ -70,6 +72,7 @@ struct Shared {
     instances: Arc<Semaphore>,
     max_body: Option<u64>,
     timeout: Option<Duration>,
+    turns: Turns,
     waiting: Waiting<Proxy>,
     metrics: Option<Arc<Metrics>>,
 }
@@ -189,6 +192,7 @@ impl Service {
             instances: Arc::new(Semaphore::new(most as usize)),
             max_body: http.max_body,
             timeout: http.timeout_ms.map(Duration::from_millis),
+            turns: Turns::new(crate::workers(config)),
             waiting: Waiting::new(http.reuse.get()),
             metrics: metrics.as_ref().map(|(_, metrics)| Arc::clone(metrics)),
         });
@@ -515,20 +519,25 @@ impl Handler {
             None => self.instantiate().await?,
         };
         instance.used += 1;
-        let Instance { store, proxy, .. } = &mut instance;
+        let Instance {
+            store, proxy, turn, ..
+        } = &mut instance;
         // Only a body that has a limit is wrapped.
-        let result = match (&*proxy, self.shared.max_body) {
-            (Proxy::P2(proxy), None) => handle_p2(proxy, store, request, sender).await,
-            (Proxy::P2(proxy), Some(most)) => {
-                let request = request.map(|body| limited(body, most));
-                handle_p2(proxy, store, request, sender).await
-            }
-            (Proxy::P3(service), None) => handle_p3(service, store, request, sender).await,
-            (Proxy::P3(service), Some(most)) => {
-                let request = request.map(|body| limited(body, most));
-                handle_p3(service, store, request, sender).await
+        let handled = async {
+            match (&*proxy, self.shared.max_body) {
+                (Proxy::P2(proxy), None) => handle_p2(proxy, store, request, sender).await,
+                (Proxy::P2(proxy), Some(most)) => {
+                    let request = request.map(|body| limited(body, most));
+                    handle_p2(proxy, store, request, sender).await
+                }
+                (Proxy::P3(service), None) => handle_p3(service, store, request, sender).await,
+                (Proxy::P3(service), Some(most)) => {
+                    let request = request.map(|body| limited(body, most));
+                    handle_p3(service, store, request, sender).await
+                }
             }
         };
+        let result = turn.during(handled).await;
         if result.is_ok() {
             self.shared.waiting.put(self.index, instance);
         } else {
@@ -564,14 +573,9 @@ impl Handler {
         let mut store = Store::new(&self.engine, data);
         store.limiter(|host| &mut host.limits);
         store.set_epoch_deadline(1);
-        // Not wasmtime's own yield: with tokio's, arrivals are looked for before the guest goes
-        // on, however long the queue of guests is never empty.
-        store.epoch_deadline_callback(|_| {
-            Ok(UpdateDeadline::YieldCustom(
-                1,
-                Box::pin(tokio::task::yield_now()),
-            ))
-        });
+        let (turns, turn) = (self.shared.turns.clone(), Arc::<Turn>::default());
+        let own = Arc::clone(&turn);
+        store.epoch_deadline_callback(move |_| Ok(turns.end_slice(&own)));
         let proxy = match &self.pre {
             Pre::P2(pre) => Proxy::P2(pre.instantiate_async(&mut store).await?),
             Pre::P3(pre) => Proxy::P3(pre.instantiate_async(&mut store).await?),
@@ -579,6 +583,7 @@ impl Handler {
         Ok(Instance {
             store,
             proxy,
+            turn,
             used: 0,
             _counted: began.map(|(metrics, began)| Counted::new(metrics, began.elapsed())),
         })

@@ -7,6 +7,7 @@ use wasmkind_engine::host::ComponentHost;
 use wasmtime::Store;
 
 use super::metrics::Metrics;
+use super::turns::Turn;
 use std::sync::Arc;
 
 /// An instance in its store.
@@ -14,6 +15,7 @@ pub(super) struct Instance<P> {
     /// Before the counter: the instance is gone when it is dropped.
     pub(super) store: Store<ComponentHost>,
     pub(super) proxy: P,
+    pub(super) turn: Arc<Turn>,
     /// Requests it was given.
     pub(super) used: u32,
     pub(super) _counted: Option<Counted>,
