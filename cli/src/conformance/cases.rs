@@ -94,7 +94,10 @@ mod tests {
             assert_eq!(row[..3], [case.name, "passed", control]);
             assert_eq!(row.len(), head.len(), "{row:?}");
             // Under runc no Wasm ever runs: who waits for it waits in vain on any machine.
-            let in_vain = head.iter().zip(row).any(|cell| cell == (&"runc", &"waited"));
+            let in_vain = head
+                .iter()
+                .zip(row)
+                .any(|cell| cell == (&"runc", &"waited"));
             let wrong = in_vain || row[3..].contains(&"failed");
             assert!(wrong, "{} finds nothing wrong anywhere", case.name);
         }
