@@ -64,10 +64,12 @@ pub enum Error {
     Generator(#[source] std::io::Error),
     #[error("requests failed: {0}")]
     Load(String),
-    #[error("{who} does not answer GET / with status 200 but with {status}: {log}")]
+    #[error("read the metrics of wasmkind's service: {0:#}")]
+    Metrics(anyhow::Error),
+    #[error("{who} does not answer GET / with status 200: {answer}: {log}")]
     NoAnswer {
-        who: String,
-        status: String,
+        who: &'static str,
+        answer: String,
         log: String,
     },
     #[error("{what} of {node}: {problem}")]
@@ -174,7 +176,7 @@ pub async fn run(
         Benchmark::Pod => pod::rounds(&node, &sides, options, interrupt).await,
         Benchmark::Container => container::rounds(&node, &sides, options, interrupt).await,
         Benchmark::Memory => memory::measure(&node, &sides, options, interrupt).await,
-        Benchmark::Request(load) => request::rounds(&node, &sides, load, options, interrupt).await,
+        Benchmark::Request(load) => request::rounds(&node, load, options, interrupt).await,
     };
     let cleaned = node.clean_up().await;
     let rows = measured?;

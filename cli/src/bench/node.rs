@@ -1,6 +1,7 @@
 //! The node that is measured: what it is, its runtime handlers, and what a benchmark made there.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
@@ -207,11 +208,12 @@ impl Node {
         format!("/var/tmp/{CGROUP}-{}", self.run)
     }
 
-    /// The node's address for this machine.
-    pub(super) async fn address(&self) -> Result<String> {
-        let addresses = self.shell("hostname -I").await?;
-        let first = addresses.split_whitespace().next();
-        first.map(str::to_owned).ok_or_else(|| Error::Unexpected {
+    /// The node's address for this machine: Docker puts it into `/etc/hosts`.
+    pub(super) async fn address(&self) -> Result<IpAddr> {
+        let addresses = self.shell("hostname -i").await?;
+        let mut addresses = addresses.split_whitespace();
+        let first = addresses.next().and_then(|text| text.parse().ok());
+        first.ok_or_else(|| Error::Unexpected {
             what: "the address",
             node: self.machine.node.clone(),
             problem: "it has none".to_owned(),

@@ -3,12 +3,20 @@
 //! Both sides serve in a Pod on the node's network, on one CPU of the node, and stay up while they
 //! are put under load in turns. The load is wrk's, which runs on this machine.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::HOST;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::node::{Node, Side};
 use super::report::Row;
@@ -60,7 +68,7 @@ struct Turn {
     p99: f64,
 }
 
-/// The sides of the comparison, for the report too.
+/// The sides as the report shows them.
 pub(super) async fn sides(node: &Node, load: &Load) -> Result<[Side; 2]> {
     let mut ours = node.side(super::OURS).await?;
     let mut theirs = node.side("runc").await?;
@@ -75,7 +83,6 @@ pub(super) async fn sides(node: &Node, load: &Load) -> Result<[Side; 2]> {
 /// Rows for the latencies, for instances, and last for the time that the CPU takes for a request.
 pub(super) async fn rounds(
     node: &Node,
-    sides: &[Side; 2],
     load: &Load,
     options: &Options,
     interrupt: &Interrupt,
@@ -83,11 +90,13 @@ pub(super) async fn rounds(
     let directory = copy_files(node, load).await?;
     // Ports that nothing of a node uses, and other ones in each run.
     let port = 20_000 + u16::from_str_radix(&node.run[..4], 16).unwrap_or(0) % 10_000;
-    let [ours, theirs] = sides;
-    let metrics = format!("127.0.0.1:{}", port + 2);
+    let [ours, theirs] = [node.side(super::OURS).await?, node.side("runc").await?];
+    let address = node.address().await?;
+    let metrics = SocketAddr::new(address, port + 2);
+    let at = |port| SocketAddr::new(address, port);
     let servers = [
-        start(node, ours, load, &directory, port, &metrics, true).await?,
-        start(node, theirs, load, &directory, port + 1, &metrics, false).await?,
+        start(node, &ours, load, &directory, at(port), Some(metrics)).await?,
+        start(node, &theirs, load, &directory, at(port + 1), None).await?,
     ];
     let mut rows = [
         Row::new("requests in a second", "1/s"),
@@ -102,7 +111,7 @@ pub(super) async fn rounds(
         for (index, server) in servers.iter().enumerate() {
             interrupt.check()?;
             let before = match index {
-                0 => instances(node, &metrics).await?,
+                0 => instances(metrics).await?,
                 _ => Vec::new(),
             };
             let turn = generate(server, load).await?;
@@ -115,7 +124,7 @@ pub(super) async fn rounds(
             push(2, turn.p99);
             push(5, 1e6 / turn.requests_per_second);
             if index == 0 {
-                let after = instances(node, &metrics).await?;
+                let after = instances(metrics).await?;
                 for (row, quantile) in [(3, 0.5), (4, 0.99)] {
                     if let Some(value) = within(&before, &after, quantile) {
                         push(row, value);
@@ -130,13 +139,21 @@ pub(super) async fn rounds(
     Ok(rows.into())
 }
 
+/// The component's name in the node.
+fn module(load: &Load) -> &'static str {
+    match load.module.extension() {
+        Some(extension) if extension == "wat" => "module.wat",
+        _ => "module.wasm",
+    }
+}
+
 /// The directory in the node that the programs are in; it is cleaned up with all of a run's.
 async fn copy_files(node: &Node, load: &Load) -> Result<String> {
     let directory = node.files();
     let (Rival::Wasmtime(program) | Rival::Server(program)) = &load.rival;
     let mut files = Archive::new(0);
     let mut written = files.folder(&directory, 0o755);
-    for (name, path) in [("module.wasm", &load.module), ("program", program)] {
+    for (name, path) in [(module(load), &load.module), ("program", program)] {
         let read = tokio::fs::read(path).await;
         let bytes = read.map_err(|source| Error::File {
             path: path.to_owned(),
@@ -158,9 +175,8 @@ async fn start(
     side: &Side,
     load: &Load,
     directory: &str,
-    port: u16,
-    metrics: &str,
-    ours: bool,
+    address: SocketAddr,
+    metrics: Option<SocketAddr>,
 ) -> Result<Server> {
     let volume = |path: &str, place: &str| api::Volume {
         host_path: path.into(),
@@ -171,28 +187,28 @@ async fn start(
         key: key.into(),
         value,
     };
-    let module = format!("{FILES}/module.wasm");
+    let module = format!("{FILES}/{}", module(load));
     let program = format!("{FILES}/program");
-    let address = format!("0.0.0.0:{port}");
     let mut mounts = vec![volume(directory, FILES)];
-    let (command, envs) = match (ours, &load.rival) {
-        (true, _) => (
+    // Only ours has them.
+    let (command, envs) = match (metrics, &load.rival) {
+        (Some(metrics), _) => (
             vec![module],
             vec![
-                env("WASMKIND_HTTP_LISTEN", address),
-                env("WASMKIND_HTTP_METRICS", metrics.into()),
+                env("WASMKIND_HTTP_LISTEN", address.to_string()),
+                env("WASMKIND_HTTP_METRICS", metrics.to_string()),
             ],
         ),
         (_, Rival::Wasmtime(_)) => {
             let words = ["serve", "-Opooling-allocator=y", "-Scli", "--addr"];
             let mut command = vec![program];
             command.extend(words.map(str::to_owned));
-            command.extend([address, module]);
+            command.extend([address.to_string(), module]);
             // The node's own C library.
             mounts.extend(["/lib", "/lib64", "/usr"].map(|path| volume(path, path)));
             (command, Vec::new())
         }
-        (_, Rival::Server(_)) => (vec![program], vec![env("PORT", port.to_string())]),
+        (_, Rival::Server(_)) => (vec![program], vec![env("PORT", address.port().to_string())]),
     };
     let mut config = pod::container(node, side);
     config.mounts = mounts;
@@ -203,28 +219,46 @@ async fn start(
             cpuset_cpus: CPU.into(),
         });
     }
-    let name = if ours { "ours" } else { "theirs" };
+    let name = if metrics.is_some() {
+        "wasmkind"
+    } else {
+        "rival"
+    };
     let (pod, _) = pod::start_with(node, side, name, config).await?;
-    let address = node.address().await?;
-    let url = format!("http://{address}:{port}/");
     let deadline = Instant::now() + START;
     loop {
-        let ask = format!("curl -s -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/");
-        let status = node.shell(&format!("{ask} || true")).await?;
-        if status.trim() == "200" {
+        let answer = get(address, "/").await;
+        if matches!(answer, Ok((StatusCode::OK, _))) {
+            let url = format!("http://{address}/");
             return Ok(Server { url, pod });
         }
         if Instant::now() >= deadline {
             let tail = format!("tail -n 3 {}/{name}/app.log", node.logs());
             let log = node.shell(&tail).await?;
             return Err(Error::NoAnswer {
-                who: side.handler.clone(),
-                status: status.trim().to_owned(),
+                who: name,
+                answer: answer
+                    .map_or_else(|error| error.to_string(), |(status, _)| status.to_string()),
                 log: log.trim().to_owned(),
             });
         }
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    let asked = async {
+        let stream = TokioIo::new(TcpStream::connect(address).await?);
+        let (mut sender, connection) = http1::handshake(stream).await?;
+        tokio::spawn(connection);
+        let request = Request::get(path).header(HOST, address.to_string());
+        let request = request.body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    timeout(START, asked).await?
 }
 
 async fn generate(server: &Server, load: &Load) -> Result<Turn> {
@@ -277,10 +311,8 @@ fn microseconds(text: &str) -> Option<f64> {
 }
 
 /// Upper bounds of the buckets, in microseconds, with the instances made in each time or less.
-async fn instances(node: &Node, metrics: &str) -> Result<Vec<(f64, f64)>> {
-    let text = node
-        .shell(&format!("curl -sf http://{metrics}/metrics"))
-        .await?;
+async fn instances(metrics: SocketAddr) -> Result<Vec<(f64, f64)>> {
+    let (_, text) = get(metrics, "/metrics").await.map_err(Error::Metrics)?;
     Ok(buckets(&text))
 }
 
