@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::node::{Machine, Node, Side};
 use super::stats::{Ratio, Summary};
-use super::{Benchmark, Options};
+use super::{Benchmark, Options, Rival};
 
 /// The values of both sides for one part of what is measured.
 #[derive(Debug)]
@@ -39,8 +39,8 @@ pub struct Report {
     pub lines: Vec<Line>,
     /// Of the last line.
     pub ratio: Option<Ratio>,
-    /// What the ratio is to be at most.
-    pub target: f64,
+    /// What the ratio is to be at most, where there is a goal.
+    pub target: Option<f64>,
 }
 
 /// One part of what was measured. A side that does not have the part has no figure.
@@ -71,24 +71,25 @@ impl Report {
                 let method = format!(
                     "RunPodSandbox to a started container, through CRI, on {network}; {rounds} rounds in turns"
                 );
-                ("pod", method, 0.6)
+                ("pod", method, Some(0.6))
             }
             Benchmark::Container => {
                 let method = format!(
                     "create and start of a task, through containerd, no Pod; {rounds} rounds in turns"
                 );
-                ("container", method, 0.5)
+                ("container", method, Some(0.5))
             }
             Benchmark::Memory => {
                 let method = format!("PSS of all processes of a Pod; {rounds} Pods of each side");
-                ("memory", method, 0.25)
+                ("memory", method, Some(0.25))
             }
             Benchmark::Request(load) => {
                 let method = format!(
                     "{} connections for {} s, each side on one CPU; {rounds} rounds in turns",
                     load.connections, load.seconds
                 );
-                ("request", method, 0.4)
+                let wasmtime = matches!(load.rival, Rival::Wasmtime(_));
+                ("request", method, wasmtime.then_some(0.4))
             }
         };
         let lines: Vec<Line> = rows.into_iter().map(Line::of).collect();
@@ -143,7 +144,7 @@ impl fmt::Display for Report {
         writeln!(f)?;
         writeln!(
             f,
-            "{:<28}{:>22}{:>22}{:>8}",
+            "{:<24}{:>28}{:>28}{:>8}",
             "median (quartiles)", ours.handler, theirs.handler, "ratio"
         )?;
         for line in &self.lines {
@@ -156,7 +157,7 @@ impl fmt::Display for Report {
             };
             writeln!(
                 f,
-                "{:<28}{:>22}{:>22}{:>8}",
+                "{:<24}{:>28}{:>28}{:>8}",
                 format!("{}, {}", line.name, line.unit),
                 figure(&line.ours),
                 figure(&line.theirs),
@@ -166,11 +167,15 @@ impl fmt::Display for Report {
         }
         writeln!(f)?;
         if let Some(ratio) = self.ratio {
-            writeln!(
+            write!(
                 f,
-                "ratio {:.2} (quartiles of the rounds: {:.2} to {:.2}); the goal is {:.2}",
-                ratio.of_medians, ratio.lower_quartile, ratio.upper_quartile, self.target
+                "ratio {:.2} (quartiles of the rounds: {:.2} to {:.2})",
+                ratio.of_medians, ratio.lower_quartile, ratio.upper_quartile
             )?;
+            match self.target {
+                Some(target) => writeln!(f, "; the goal is {target:.2}")?,
+                None => writeln!(f)?,
+            }
         }
         if self.lines.iter().any(|line| line.unit == "ms") {
             writeln!(
