@@ -1,0 +1,3 @@
+module wasmkind.dev/examples/languages/go/command
+
+go 1.26.0
