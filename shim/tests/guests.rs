@@ -166,7 +166,10 @@ fn what_cannot_run_is_refused_by_create() {
     let pod = containerd.run_pod("refused");
     for (image, errors) in [
         ("unknown", ["/unknown.wat", "nowhere"]),
-        ("corrupt", ["compile /corrupt.wasm", "/corrupt.wasm"]),
+        (
+            "corrupt",
+            ["invalid WebAssembly in /corrupt.wasm", "/corrupt.wasm"],
+        ),
         ("elf", ["/elf.wasm", "ELF"]),
     ] {
         let id = pod.create(image, image, &[], json!({}));

@@ -135,6 +135,11 @@ fn refuses_a_guest_in_one_line(#[case] bytes: &[u8], #[case] expected: &str) {
         error.starts_with(&format!("error: {expected}")) && error.lines().count() == 1,
         "{error}"
     );
+    assert_eq!(
+        error.matches("app.wat").count(),
+        1,
+        "it says it twice: {error}"
+    );
     assert_eq!(output.stdout, b"");
 }
 

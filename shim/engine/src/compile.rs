@@ -23,8 +23,8 @@ pub struct Code {
 /// it.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    #[error("{name} {source}")]
-    Source { name: String, source: SourceError },
+    #[error("{name} {problem}")]
+    Source { name: String, problem: SourceError },
     #[error("invalid WebAssembly in {name}: {message}")]
     Invalid { name: String, message: String },
     #[error("{name} imports {imports}, which wasmkind does not provide")]
@@ -96,17 +96,17 @@ pub fn compile(name: &str, bytes: &[u8]) -> Result<Code, CompileError> {
         message,
     };
     let prefix = &bytes[..bytes.len().min(Source::PREFIX)];
-    let source = Source::detect(name, prefix).map_err(|source| CompileError::Source {
+    let source = Source::detect(name, prefix).map_err(|problem| CompileError::Source {
         name: name.to_owned(),
-        source,
+        problem,
     })?;
     let (bytes, source) = match source {
         Source::Text => {
             let binary = wat::parse_bytes(bytes).map_err(|e| invalid(one_line(&e.to_string())))?;
             let source = Source::detect("", &binary[..binary.len().min(Source::PREFIX)]).map_err(
-                |source| CompileError::Source {
+                |problem| CompileError::Source {
                     name: name.to_owned(),
-                    source,
+                    problem,
                 },
             )?;
             (binary, source)

@@ -78,11 +78,15 @@ impl Toolchain {
         if exit.code == 0 {
             return Ok(());
         }
+        // Its errors name the guest.
         Err(match last_line(&mut output) {
             Some(line) => anyhow!("{line}"),
-            None => anyhow!("the compiler ended with {}", exit.code),
+            None => anyhow!(
+                "compile {}: the compiler ended with {}",
+                guest.name,
+                exit.code
+            ),
         })
-        .with_context(|| format!("compile {}", guest.name))
     }
 }
 
