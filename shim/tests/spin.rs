@@ -243,7 +243,7 @@ fn what_an_application_lacks_is_told_by_create() {
         "module",
         &no_files,
         &module,
-        "does not export wasi:http/incoming-handler",
+        "exports neither wasi:http/incoming-handler",
     );
     refused("import", &no_files, &unknown, "fermyon:spin/sqlite@2.0.0");
     let version = |lock: &mut Value| lock["spin_lock_version"] = 9.into();
