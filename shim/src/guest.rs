@@ -155,3 +155,30 @@ fn existing(path: PathBuf) -> Result<PathBuf> {
     }
     Ok(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(None, Ok(cache::DEFAULT_SIZE))]
+    #[case(Some("500Mi"), Ok(500 << 20))]
+    #[case(
+        Some("plenty"),
+        Err(r#"WASMKIND_CACHE_SIZE in containerd's environment is "plenty", which is no number of bytes such as 2Gi"#)
+    )]
+    fn the_cache_may_be_as_large_as_the_node_says(
+        #[case] text: Option<&str>,
+        #[case] expected: Result<u64, &str>,
+    ) {
+        let paths = Paths {
+            libexec: PathBuf::new(),
+            cache: PathBuf::new(),
+            cache_size: text.map(str::to_owned),
+        };
+        let size = paths.cache_size().map_err(|error| error.to_string());
+        assert_eq!(size, expected.map_err(str::to_owned));
+    }
+}
