@@ -235,7 +235,9 @@ pub fn run(words: &[&str]) -> Result<(), Failure> {
             let end = Instant::now() + TIMEOUT;
             let answer = loop {
                 match http::get(url) {
-                    Ok(answer) => break answer,
+                    // Until a Service's rules are there, its address may lead to somebody else.
+                    Ok(answer) if answer.status == 200 || Instant::now() > end => break answer,
+                    Ok(_) => thread::sleep(LOOK),
                     Err(error) if Instant::now() > end => return Err(error.into()),
                     Err(_) => thread::sleep(LOOK),
                 }
