@@ -47,15 +47,43 @@ pub struct Load {
 const THREADS: &str = "-t1";
 /// Until a service answers. Compiling a large component takes several seconds.
 const START: Duration = Duration::from_secs(60);
+/// Until it answers a request.
+const ANSWER: Duration = Duration::from_secs(5);
 /// The only CPU of the servers.
 const CPU: &str = "0";
 /// Where the container finds the files.
 const FILES: &str = "/bench";
 
-/// A side that is up.
+/// A side that was started.
 struct Server {
-    url: String,
+    name: &'static str,
+    address: SocketAddr,
     pod: String,
+}
+
+impl Server {
+    /// Waits until it does.
+    async fn answers(&self, node: &Node, interrupt: &Interrupt) -> Result<()> {
+        let deadline = Instant::now() + START;
+        loop {
+            interrupt.check()?;
+            let answer = get(self.address, "/").await;
+            if matches!(answer, Ok((StatusCode::OK, _))) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let tail = format!("tail -n 3 {}/{}/app.log", node.logs(), self.name);
+                let log = node.shell(&tail).await?;
+                return Err(Error::NoAnswer {
+                    who: self.name,
+                    answer: answer
+                        .map_or_else(|error| error.to_string(), |(status, _)| status.to_string()),
+                    log: log.trim().to_owned(),
+                });
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 /// What one turn of one side came to.
@@ -98,6 +126,9 @@ pub(super) async fn rounds(
         start(node, &ours, load, &directory, at(port), Some(metrics)).await?,
         start(node, &theirs, load, &directory, at(port + 1), None).await?,
     ];
+    for server in &servers {
+        server.answers(node, interrupt).await?;
+    }
     let mut rows = [
         Row::new("requests in a second", "1/s"),
         Row::new("latency, median", "us"),
@@ -114,7 +145,10 @@ pub(super) async fn rounds(
                 0 => instances(metrics).await?,
                 _ => Vec::new(),
             };
-            let turn = generate(server, load).await?;
+            let turn = generate(server, load).await;
+            // From a terminal, wrk gets the signal too.
+            interrupt.check()?;
+            let turn = turn?;
             if round == 0 {
                 continue;
             }
@@ -225,25 +259,7 @@ async fn start(
         "rival"
     };
     let (pod, _) = pod::start_with(node, side, name, config).await?;
-    let deadline = Instant::now() + START;
-    loop {
-        let answer = get(address, "/").await;
-        if matches!(answer, Ok((StatusCode::OK, _))) {
-            let url = format!("http://{address}/");
-            return Ok(Server { url, pod });
-        }
-        if Instant::now() >= deadline {
-            let tail = format!("tail -n 3 {}/{name}/app.log", node.logs());
-            let log = node.shell(&tail).await?;
-            return Err(Error::NoAnswer {
-                who: name,
-                answer: answer
-                    .map_or_else(|error| error.to_string(), |(status, _)| status.to_string()),
-                log: log.trim().to_owned(),
-            });
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
+    Ok(Server { name, address, pod })
 }
 
 async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, String)> {
@@ -258,7 +274,7 @@ async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(StatusCode, Str
         let body = response.into_body().collect().await?.to_bytes();
         anyhow::Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
-    timeout(START, asked).await?
+    timeout(ANSWER, asked).await?
 }
 
 async fn generate(server: &Server, load: &Load) -> Result<Turn> {
@@ -266,7 +282,7 @@ async fn generate(server: &Server, load: &Load) -> Result<Turn> {
         .args([THREADS, "--latency"])
         .arg(format!("-c{}", load.connections))
         .arg(format!("-d{}s", load.seconds))
-        .arg(&server.url)
+        .arg(format!("http://{}/", server.address))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()
