@@ -11,7 +11,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use harness::{Container, Guest};
+use harness::{Container, Guest, number};
 use wasmkind_engine::protocol::{READY, START, STARTED};
 
 /// Enough to go through each kind of damage with each guest, in a few seconds.
@@ -19,14 +19,6 @@ const CORRUPTIONS: usize = 200;
 
 /// Loops that have become endless are ended after this long.
 const LONG: Duration = Duration::from_millis(300);
-
-fn number(name: &str) -> Option<usize> {
-    let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
-    )
-}
 
 /// Marsaglia's xorshift64.
 struct Random(u64);
@@ -113,10 +105,10 @@ fn damage_is_refused_or_harmless() {
         let path = format!("{}/tests/guests/{name}.wat", env!("CARGO_MANIFEST_DIR"));
         wat::parse_file(path).unwrap()
     });
-    let seed = number("WASMKIND_SEED").map_or(0x5eed, |seed| u64::try_from(seed).unwrap());
+    let seed = u64::try_from(number("WASMKIND_SEED", 0x5eed)).unwrap();
     let mut random = Random(seed.max(1));
     let (mut refused, mut ran) = (0, 0);
-    for count in 0..number("WASMKIND_CORRUPTIONS").unwrap_or(CORRUPTIONS) {
+    for count in 0..number("WASMKIND_CORRUPTIONS", CORRUPTIONS) {
         let which = count % originals.len();
         let mut bytes = originals[which].clone();
         corrupt(&mut bytes, &mut random);

@@ -12,19 +12,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Container, Guest, PATIENCE, free_address};
+use harness::{Container, Guest, PATIENCE, free_address, get, number};
 
 /// Clients at a time: enough to keep the service busy.
 const CLIENTS: usize = 20;
-
-fn number(name: &str, default: usize) -> usize {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
-        Err(_) => default,
-    }
-}
 
 /// A connection that is kept for all its requests.
 struct Client(BufReader<TcpStream>);
@@ -118,8 +109,32 @@ fn latencies(address: SocketAddr, time: Duration, nth: Option<usize>) -> Vec<Dur
 
 #[test]
 fn who_computes_does_not_starve_the_others() {
+    let (container, address, _) = service();
+    for _ in 0..CLIENTS {
+        std::thread::spawn(move || get(address, "/loop"));
+    }
+    // Until each has had several slices of 4 ms. A tick is 10 ms.
+    let began = container.cpu_ticks();
+    while container.cpu_ticks() < began + 50 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // What the service computes meanwhile, and not how long it takes: the machine may be busy. With
+    // a slice for each of those that compute, every answer would cost 8 ticks.
+    const ANSWERS: u64 = 50;
+    let began = container.cpu_ticks();
+    let mut client = Client::new(address);
+    for _ in 0..ANSWERS {
+        client.get("/");
+    }
+    let computed = container.cpu_ticks() - began;
+    assert!(computed < 3 * ANSWERS, "{computed} ticks");
+}
+
+#[test]
+#[ignore = "it measures latencies, which others on the machine change"]
+fn latencies_beside_requests_that_compute() {
     let (_container, address, _) = service();
-    let time = Duration::from_secs(number("WASMKIND_LOAD_SECONDS", 3).try_into().unwrap());
+    let time = Duration::from_secs(number("WASMKIND_LOAD_SECONDS", 60).try_into().unwrap());
     let p99 = |latencies: &[Duration]| latencies[latencies.len() * 99 / 100];
     let alone = latencies(address, time, None);
     let beside = latencies(address, time, Some(20));
@@ -131,7 +146,6 @@ fn who_computes_does_not_starve_the_others() {
         beside.len()
     );
     println!("{report}");
-    assert!(beside.len() > 100, "{report}");
     assert!(p99(&beside) < 5 * p99(&alone), "{report}");
 }
 

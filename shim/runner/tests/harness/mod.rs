@@ -21,6 +21,15 @@ use wasmkind_engine::{Kind, compile, protocol};
 /// Nothing in these tests takes as long; a test that hangs fails instead.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A number that the environment may give.
+pub fn number(name: &str, default: usize) -> usize {
+    let Ok(text) = std::env::var(name) else {
+        return default;
+    };
+    text.parse()
+        .unwrap_or_else(|_| panic!("{name} is no number: {text}"))
+}
+
 /// A container to be: change `config`, then `create` it.
 pub struct Guest {
     pub config: RunnerConfig,
