@@ -65,6 +65,12 @@ fn view(host: &mut ComponentHost) -> View<'_> {
     }
 }
 
+/// Whether a variable may have this name.
+fn is_variable(name: &str) -> bool {
+    let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    !name.is_empty() && name.bytes().all(valid)
+}
+
 struct Has;
 
 impl wasmtime::component::HasData for Has {
@@ -81,11 +87,6 @@ impl View<'_> {
         self.context?.variables.get(name)
     }
 
-    fn is_valid(&self, name: &str) -> bool {
-        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        !name.is_empty() && name.bytes().all(valid)
-    }
-
     async fn with<T: Send + 'static>(
         &mut self,
         store: &Resource<Opened>,
@@ -100,7 +101,7 @@ impl View<'_> {
 
 impl variables::Host for View<'_> {
     async fn get(&mut self, name: String) -> Result<Result<String, variables::Error>> {
-        if !self.is_valid(&name) {
+        if !is_variable(&name) {
             return Ok(Err(variables::Error::InvalidName(name)));
         }
         let value = self.variable(&name).cloned();

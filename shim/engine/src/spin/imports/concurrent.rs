@@ -6,7 +6,7 @@ use wasmtime::Result;
 use wasmtime::component::{Accessor, FutureReader, Linker, Resource, StreamReader};
 
 use super::super::Store;
-use super::{DEFAULT_STORE, Has, Opened, View, view};
+use super::{DEFAULT_STORE, Has, Opened, View, is_variable, view};
 use crate::host::ComponentHost;
 
 mod bindings {
@@ -51,7 +51,7 @@ impl<T> variables::HostWithStore<T> for Has {
     ) -> Result<Result<String, variables::Error>> {
         Ok(accessor.with(|mut access| {
             let view = access.get();
-            if !view.is_valid(&name) {
+            if !is_variable(&name) {
                 return Err(variables::Error::InvalidName(name));
             }
             let value = view.variable(&name).cloned();
