@@ -18,13 +18,15 @@ PROGRAMS := $(addprefix $(ARTIFACTS)/,containerd-shim-wasmkind-v1 wasmkind-runne
 IMAGES := $(addprefix $(ARTIFACTS)/images/,mixed-pod-wasm.tar mixed-pod-linux.tar conformance-wasm.tar conformance-linux.tar)
 SAMPLES := $(ARTIFACTS)/samples/mixed-pod.yaml
 
-.PHONY: help up setup build guests test-guests programs runwasi test down clean FORCE
+.PHONY: help up setup build guests test-guests programs runwasi test check e2e down clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make up       from a bare machine to a mixed Pod that answers'
 	@echo 'make build    bin/wasmkind and all that it puts on a node'
 	@echo 'make test     every test, from formatting to a whole cluster'
+	@echo 'make check    formatting, lints and unit tests'
+	@echo 'make e2e NAME one phase of the tests, such as `make e2e mixed-pod`; `ci/test --list` names them'
 	@echo 'make runwasi  the shim to compare with, for `wasmkind build node-image --with-runwasi`'
 	@echo 'make down     delete what `make up` made'
 	@echo 'make clean    delete what was built here; downloads stay'
@@ -36,6 +38,23 @@ up: setup
 test: setup
 	@$(MAKE) --no-print-directory build test-guests
 	ci/test
+
+check:
+	@ci/test fmt clippy unit
+
+# What follows `e2e` on the command line names phases, and is nothing to make.
+ifeq (e2e,$(firstword $(MAKECMDGOALS)))
+NAMES := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+ifeq (,$(NAMES))
+$(error usage: make e2e NAME...; the names are: $(shell ci/test --list))
+endif
+.PHONY: $(NAMES)
+$(NAMES): e2e ; @:
+endif
+
+e2e: setup
+	@$(MAKE) --no-print-directory build test-guests
+	ci/test test-tools $(NAMES)
 
 down:
 	@if [ -x bin/wasmkind ]; then bin/wasmkind down; else echo 'bin/wasmkind is not built: nothing to take down' >&2; fi
