@@ -1,16 +1,22 @@
 //! The user's kubeconfig files, edited as kind edits them: same names, same choice of file, same
-//! lock, fields that we do not know kept.
+//! lock. What is not ours stays as it is written.
 
+mod document;
+mod edit;
+mod emit;
+mod file;
+mod lines;
 mod lock;
+mod paths;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_norway::{Mapping, Value};
+use serde_json::{Value, json};
 
+use edit::Problem;
 use lock::Lock;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -18,30 +24,42 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a kubeconfig could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("make the folder of kubeconfig {path}")]
+    Folder { path: PathBuf, source: io::Error },
     #[error("lock kubeconfig {path}")]
     Lock { path: PathBuf, source: io::Error },
     #[error("read kubeconfig {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("write kubeconfig {path}")]
     Write { path: PathBuf, source: io::Error },
-    #[error("parse kubeconfig {path}")]
-    Parse {
-        path: PathBuf,
-        source: serde_norway::Error,
-    },
-    #[error("parse the cluster's kubeconfig")]
-    ParseAdmin { source: serde_norway::Error },
-    #[error("kubeconfig {path}: {problem}")]
-    Shape {
+    #[error("kubeconfig {path} cannot be read: {problem}")]
+    Encoding {
         path: PathBuf,
         problem: &'static str,
     },
+    #[error("parse kubeconfig {path}")]
+    Parse { path: PathBuf, source: Problem },
+    #[error("parse the cluster's kubeconfig")]
+    ParseAdmin { source: serde_norway::Error },
     #[error("the cluster's kubeconfig does not have exactly one cluster, user and context")]
     NotFromKubeadm,
-    #[error("encode kubeconfig")]
-    Encode { source: serde_norway::Error },
     #[error("find a kubeconfig: there is no home folder")]
     NoHome,
+    #[error("the kubeconfig cannot take the cluster's context")]
+    Unusable { source: Box<Error> },
+    #[error("kubeconfig {path} still has {context} in its {places}")]
+    Left {
+        path: PathBuf,
+        context: String,
+        places: String,
+        source: Box<Error>,
+    },
+    #[error("kubeconfig {path} may still have {context}")]
+    MayBeLeft {
+        path: PathBuf,
+        context: String,
+        source: Box<Error>,
+    },
 }
 
 impl Error {
@@ -54,36 +72,60 @@ impl Error {
                     lock::lock_path(path).display()
                 ))
             }
-            Self::NoHome => Some("name the file with --kubeconfig or KUBECONFIG".into()),
+            Self::Encoding { .. } => Some("save it in UTF-8".into()),
+            Self::NoHome => Some(ANOTHER.into()),
+            // A boxed cause is not asked for its own.
+            Self::Unusable { source } => source.hint().or_else(|| Some(ANOTHER.into())),
+            Self::MayBeLeft { source, .. } => source.hint(),
+            Self::Left {
+                path,
+                context,
+                source,
+                ..
+            } => source.hint().or_else(|| {
+                let path = path.display();
+                Some(format!(
+                    "whoever may write it removes them with `kubectl config --kubeconfig {path} delete-context {context}`, and delete-cluster and delete-user likewise"
+                ))
+            }),
             _ => None,
         }
     }
 }
 
-/// The lists of named entries.
-const LISTS: [&str; 3] = ["clusters", "users", "contexts"];
+const ANOTHER: &str = "name another file with --kubeconfig or KUBECONFIG";
+
+/// The lists of named entries, and what an entry has besides its name.
+const LISTS: [(&str, &str); 3] = [
+    ("clusters", "cluster"),
+    ("users", "user"),
+    ("contexts", "context"),
+];
 
 /// A kubeconfig for one cluster, under the names that kind gives.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Kubeconfig(Mapping);
+pub struct Kubeconfig {
+    context: String,
+    config: Value,
+}
 
 impl Kubeconfig {
     /// Turns kubeadm's admin.conf into the kubeconfig of `context`, for the API server at
     /// `server`, or wherever it says when `None`.
     pub fn from_admin(admin: &str, context: &str, server: Option<&str>) -> Result<Self> {
-        let mut config: Mapping =
+        let mut config: Value =
             serde_norway::from_str(admin).map_err(|source| Error::ParseAdmin { source })?;
-        for (list, inner) in LISTS.into_iter().zip(["cluster", "user", "context"]) {
+        for (list, inner) in LISTS {
             let entry = match config
                 .get_mut(list)
-                .and_then(Value::as_sequence_mut)
+                .and_then(Value::as_array_mut)
                 .map(Vec::as_mut_slice)
             {
-                Some([Value::Mapping(entry)]) => entry,
+                Some([Value::Object(entry)]) => entry,
                 _ => return Err(Error::NotFromKubeadm),
             };
             entry.insert("name".into(), context.into());
-            let Some(fields) = entry.get_mut(inner).and_then(Value::as_mapping_mut) else {
+            let Some(fields) = entry.get_mut(inner).and_then(Value::as_object_mut) else {
                 return Err(Error::NotFromKubeadm);
             };
             match (list, server) {
@@ -95,219 +137,141 @@ impl Kubeconfig {
                 _ => {}
             }
         }
-        config.insert("current-context".into(), context.into());
-        Ok(Self(config))
+        config["current-context"] = context.into();
+        Ok(Self {
+            context: context.into(),
+            config,
+        })
+    }
+
+    /// One with nothing but names.
+    fn placeholder(context: &str) -> Self {
+        let entries = json!([{ "name": context }]);
+        let mut config =
+            json!({ "apiVersion": "v1", "kind": "Config", "current-context": context });
+        for (list, _) in LISTS {
+            config[list] = entries.clone();
+        }
+        Self {
+            context: context.into(),
+            config,
+        }
     }
 
     /// As YAML, keys sorted.
-    pub fn to_yaml(&self) -> Result<String> {
-        encode(&self.0)
+    pub fn to_yaml(&self) -> String {
+        format!("{}\n", emit::block(&self.config, ""))
     }
 
     /// As JSON.
-    pub fn to_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(&sorted(Value::Mapping(self.0.clone())))
+    pub fn to_json(&self) -> String {
+        format!("{:#}", self.config)
     }
 
     /// Merges it into the file that kubectl would change, and makes its context the current one.
     /// The answer is the file's path.
     pub fn write(&self, explicit: Option<&Path>) -> Result<PathBuf> {
-        let path = path_to_merge_into(paths(explicit)?);
-        let _lock = Lock::take(&path)?;
-        let mut config = read(&path)?;
-        merge(&mut config, &self.0);
-        write(&config, &path)?;
+        let path = paths::to_merge_into(paths::all(explicit)?);
+        let write = || {
+            let _lock = Lock::take(&path)?;
+            file::write(&path, &self.merged_into(&path)?)
+        };
+        write().map_err(unusable)?;
         Ok(path)
     }
+
+    fn merged_into(&self, path: &Path) -> Result<String> {
+        let text = file::decode(path, file::read(path)?)?;
+        let merged = edit::merge(&text.body, &self.config, &self.context);
+        Ok(text.mark.to_owned() + &merged.map_err(unparsed(path))?)
+    }
 }
 
-/// Whether [`Kubeconfig::write`] could read what it would change: better to know before a cluster is
-/// made than after.
-pub fn check(explicit: Option<&Path>) -> Result<()> {
-    read(&path_to_merge_into(paths(explicit)?)).map(drop)
+/// Whether [`Kubeconfig::write`] will be able to write a cluster's context: better to know before the
+/// cluster is made than after.
+pub fn check(context: &str, explicit: Option<&Path>) -> Result<()> {
+    let path = paths::to_merge_into(paths::all(explicit)?);
+    let merged = Kubeconfig::placeholder(context).merged_into(&path);
+    merged.and_then(|_| file::probe(&path)).map_err(unusable)
 }
 
-/// Removes a context, its cluster and its user from every kubeconfig of the user.
-pub fn remove(context: &str, explicit: Option<&Path>) -> Result<()> {
-    for path in paths(explicit)? {
-        if !path.exists() {
+/// What became of a context that was to be removed.
+#[derive(Debug, Default)]
+pub struct Removal {
+    /// Files that it is left in, and why.
+    pub left: Vec<Error>,
+    /// Files that may not be read: nothing of the user's, but who knows.
+    pub unread: Vec<Error>,
+}
+
+/// Removes a context, its cluster and its user from every kubeconfig of the user. A file that has none
+/// of them is not touched, whatever it is.
+pub fn remove(context: &str, explicit: Option<&Path>) -> Removal {
+    // Without a home, there is no file.
+    remove_from_all(context, paths::all(explicit).unwrap_or_default())
+}
+
+fn remove_from_all(context: &str, paths: Vec<PathBuf>) -> Removal {
+    let mut removal = Removal::default();
+    for path in paths {
+        if !path.is_file() {
             continue;
         }
-        let _lock = Lock::take(&path)?;
-        let mut config = read(&path)?;
-        if drop_context(&mut config, context) {
-            write(&config, &path)?;
+        match file::read(&path) {
+            Ok(bytes) if file::mentions(&bytes, context) => {
+                removal
+                    .left
+                    .extend(remove_from(&path, bytes, context).err());
+            }
+            Ok(_) => {}
+            Err(source) => removal.unread.push(Error::MayBeLeft {
+                path,
+                context: context.into(),
+                source: Box::new(source),
+            }),
         }
     }
-    Ok(())
+    removal
+}
+
+fn remove_from(path: &Path, bytes: Vec<u8>, context: &str) -> Result<()> {
+    let holders = file::decode(path, bytes)
+        .and_then(|text| edit::holders(&text.body, context).map_err(unparsed(path)));
+    let holders = holders.map_err(|source| Error::MayBeLeft {
+        path: path.into(),
+        context: context.into(),
+        source: Box::new(source),
+    })?;
+    if holders.is_empty() {
+        return Ok(());
+    }
+    let remove = || {
+        let _lock = Lock::take(path)?;
+        // It may have changed until it was locked.
+        let text = file::decode(path, file::read(path)?)?;
+        let rest = edit::remove(&text.body, context).map_err(unparsed(path))?;
+        file::write(path, &(text.mark.to_owned() + &rest))
+    };
+    remove().map_err(|source| Error::Left {
+        path: path.into(),
+        context: context.into(),
+        places: holders.join(", "),
+        source: Box::new(source),
+    })
+}
+
+fn unparsed(path: &Path) -> impl FnOnce(Problem) -> Error {
+    let path = path.into();
+    move |source| Error::Parse { path, source }
+}
+
+fn unusable(source: Error) -> Error {
+    Error::Unusable {
+        source: Box::new(source),
+    }
 }
 
 /// Name of the context (and user, and cluster) of a cluster.
 pub fn context_name(cluster: &str) -> String {
     format!("kind-{cluster}")
-}
-
-fn merge(config: &mut Mapping, addition: &Mapping) {
-    let is_ours = |key: &Value| {
-        key.as_str()
-            .is_some_and(|key| LISTS.contains(&key) || key == "current-context")
-    };
-    if config.keys().all(is_ours) {
-        let others = addition.iter().filter(|(key, _)| !is_ours(key));
-        config.extend(others.map(|(key, value)| (key.clone(), value.clone())));
-    }
-    for list in LISTS {
-        let Some(entry) = addition.get(list).and_then(|entries| entries.get(0)) else {
-            continue;
-        };
-        let entries = config
-            .entry(list.into())
-            .or_insert_with(|| Value::Sequence(Vec::new()));
-        if !entries.is_sequence() {
-            *entries = Value::Sequence(Vec::new());
-        }
-        if let Value::Sequence(entries) = entries {
-            let same = entries
-                .iter()
-                .position(|existing| existing.get("name") == entry.get("name"));
-            match same {
-                Some(index) => entries[index] = entry.clone(),
-                None => entries.push(entry.clone()),
-            }
-        }
-    }
-    if let Some(current) = addition.get("current-context") {
-        config.insert("current-context".into(), current.clone());
-    }
-}
-
-/// Whether anything was there to drop.
-fn drop_context(config: &mut Mapping, context: &str) -> bool {
-    let mut changed = false;
-    for list in LISTS {
-        if let Some(Value::Sequence(entries)) = config.get_mut(list) {
-            let before = entries.len();
-            entries.retain(|entry| entry.get("name").and_then(Value::as_str) != Some(context));
-            changed |= entries.len() != before;
-        }
-    }
-    if config.get("current-context").and_then(Value::as_str) == Some(context) {
-        config.remove("current-context");
-        changed = true;
-    }
-    changed
-}
-
-/// The files to consider: `--kubeconfig`, else the entries of KUBECONFIG, else ~/.kube/config.
-fn paths(explicit: Option<&Path>) -> Result<Vec<PathBuf>> {
-    paths_from(
-        explicit,
-        std::env::var_os("KUBECONFIG"),
-        std::env::home_dir(),
-    )
-}
-
-fn paths_from(
-    explicit: Option<&Path>,
-    variable: Option<std::ffi::OsString>,
-    home: Option<PathBuf>,
-) -> Result<Vec<PathBuf>> {
-    if let Some(path) = explicit {
-        return Ok(vec![path.into()]);
-    }
-    let mut paths: Vec<PathBuf> = Vec::new();
-    for path in variable
-        .iter()
-        .flat_map(std::env::split_paths)
-        .filter(|path| !path.as_os_str().is_empty())
-    {
-        if !paths.contains(&path) {
-            paths.push(path);
-        }
-    }
-    if paths.is_empty() {
-        paths.push(home.ok_or(Error::NoHome)?.join(".kube/config"));
-    }
-    Ok(paths)
-}
-
-/// The first that exists, else the last.
-fn path_to_merge_into(mut paths: Vec<PathBuf>) -> PathBuf {
-    let existing = paths.iter().position(|path| path.is_file());
-    paths.swap_remove(existing.unwrap_or(paths.len() - 1))
-}
-
-fn read(path: &Path) -> Result<Mapping> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Mapping::new()),
-        Err(source) => {
-            return Err(Error::Read {
-                path: path.into(),
-                source,
-            });
-        }
-    };
-    match serde_norway::from_str(&text).map_err(|source| Error::Parse {
-        path: path.into(),
-        source,
-    })? {
-        Value::Null => Ok(Mapping::new()),
-        Value::Mapping(config) => Ok(config),
-        _ => Err(Error::Shape {
-            path: path.into(),
-            problem: "it is not a mapping",
-        }),
-    }
-}
-
-/// In place, so that links and permissions stay.
-fn write(config: &Mapping, path: &Path) -> Result<()> {
-    let failed = |source| Error::Write {
-        path: path.into(),
-        source,
-    };
-    let text = encode(config)?;
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).map_err(failed)?;
-    io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)
-}
-
-fn encode(config: &Mapping) -> Result<String> {
-    let mut config = config.clone();
-    config.retain(|key, value| {
-        let empty = value.is_null()
-            || value.as_sequence().is_some_and(Vec::is_empty)
-            || value.as_str() == Some("");
-        !(empty
-            && key
-                .as_str()
-                .is_some_and(|key| LISTS.contains(&key) || key == "current-context"))
-    });
-    if config.is_empty() {
-        return Ok(String::new());
-    }
-    serde_norway::to_string(&sorted(Value::Mapping(config)))
-        .map_err(|source| Error::Encode { source })
-}
-
-/// With the keys of every mapping in order, as the Kubernetes tools write them.
-fn sorted(value: Value) -> Value {
-    match value {
-        Value::Mapping(mapping) => {
-            let mut fields: Vec<_> = mapping.into_iter().collect();
-            fields.sort_by(|(a, _), (b, _)| a.as_str().cmp(&b.as_str()));
-            Value::Mapping(
-                fields
-                    .into_iter()
-                    .map(|(key, value)| (key, sorted(value)))
-                    .collect(),
-            )
-        }
-        Value::Sequence(items) => Value::Sequence(items.into_iter().map(sorted).collect()),
-        other => other,
-    }
 }

@@ -91,7 +91,7 @@ async fn run(
     undo: &Undo,
 ) -> Result<Created> {
     let name = &options.name;
-    kubeconfig::check(options.kubeconfig.as_deref())?;
+    kubeconfig::check(&name.context(), options.kubeconfig.as_deref())?;
     let existing = list::nodes(docker, name.as_str()).await?;
     if !existing.is_empty() {
         return Err(Error::Exists {

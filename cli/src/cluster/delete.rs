@@ -8,26 +8,49 @@ use futures_util::future;
 
 use super::name::ClusterName;
 use super::{Result, list};
-use crate::{docker, kubeconfig};
+use crate::progress::Progress;
+use crate::{docker, kubeconfig, report};
+
+/// What a delete has come to.
+#[derive(Debug)]
+pub struct Deleted {
+    /// Names of the nodes that were removed.
+    pub nodes: Vec<String>,
+    kubeconfig: kubeconfig::Removal,
+}
+
+impl Deleted {
+    /// Fails if a kubeconfig still has the cluster's entries; says what else there is to know.
+    pub fn finish(self, progress: &Progress) -> Result<()> {
+        let mut left = self.kubeconfig.left.into_iter();
+        let failure = left.next();
+        for other in left.chain(self.kubeconfig.unread) {
+            progress.say(
+                report::render(&other.into())
+                    .replacen("error", "warning", 1)
+                    .trim_end(),
+            );
+        }
+        failure.map_or(Ok(()), |failure| Err(failure.into()))
+    }
+}
 
 /// Removes a cluster's containers with their volumes, and its kubeconfig entries. A cluster that is
-/// not there is no error. The answer is the names of the nodes that were removed.
+/// not there is no error, and a kubeconfig that cannot be changed does not keep the containers.
 pub async fn delete(
     docker: &Docker,
     cluster: &ClusterName,
     explicit_kubeconfig: Option<&Path>,
-) -> Result<Vec<String>> {
+) -> Result<Deleted> {
     let nodes: Vec<String> = list::nodes(docker, cluster.as_str())
         .await?
         .into_iter()
         .map(|node| node.name)
         .collect();
-    // As with kind: a kubeconfig that cannot be changed does not keep the containers.
-    let cleaned = kubeconfig::remove(&cluster.context(), explicit_kubeconfig);
     let removed = future::join_all(nodes.iter().map(|node| remove(docker, node))).await;
     removed.into_iter().collect::<Result<(), _>>()?;
-    cleaned?;
-    Ok(nodes)
+    let kubeconfig = kubeconfig::remove(&cluster.context(), explicit_kubeconfig);
+    Ok(Deleted { nodes, kubeconfig })
 }
 
 /// Removes a container and its anonymous volumes. One that has gone is no error.

@@ -90,8 +90,9 @@ impl Undo {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let cleaned = written.map_or(Ok(()), |(context, path)| {
-            kubeconfig::remove(&context, Some(&path))
+        let cleaned = written.and_then(|(context, path)| {
+            let removal = kubeconfig::remove(&context, Some(&path));
+            removal.left.into_iter().chain(removal.unread).next()
         });
         // The container that is being created now is ours as well.
         let _creating = tokio::time::timeout(PATIENCE, self.creating.lock()).await;
@@ -114,7 +115,9 @@ impl Undo {
                 result = Err(error.into());
             }
         }
-        cleaned?;
-        result
+        match cleaned {
+            Some(failure) => Err(failure.into()),
+            None => result,
+        }
     }
 }

@@ -39,9 +39,13 @@ pub(super) async fn run(command: &Command) -> anyhow::Result<()> {
         arguments.kubeconfig.kubeconfig.as_deref(),
     )
     .await?;
-    if !deleted.is_empty() {
-        let names: Vec<String> = deleted.iter().map(|name| format!("{name:?}")).collect();
+    if !deleted.nodes.is_empty() {
+        let names: Vec<String> = deleted
+            .nodes
+            .iter()
+            .map(|name| format!("{name:?}"))
+            .collect();
         progress.say(&format!("Deleted nodes: [{}]", names.join(" ")));
     }
-    Ok(())
+    Ok(deleted.finish(&progress)?)
 }

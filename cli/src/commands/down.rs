@@ -27,10 +27,10 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         arguments.kubeconfig.kubeconfig.as_deref(),
     )
     .await?;
-    if deleted.is_empty() {
+    if deleted.nodes.is_empty() {
         step.done_as(format!("No cluster \"{cluster}\" to delete"))
     } else {
         step.done()
     }
-    Ok(())
+    Ok(deleted.finish(&progress)?)
 }

@@ -10,6 +10,7 @@ use super::{KubeconfigArguments, interrupted, output, parse_duration};
 use crate::cluster::create::{Options, create};
 use crate::cluster::{ClusterName, Error, list, sample};
 use crate::docker::{self, network};
+use crate::kubeconfig;
 use crate::node_image::{self, Base};
 use crate::progress::Progress;
 
@@ -40,6 +41,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let docker = docker::connect().await?;
     let progress = Progress::stderr();
     let (node, kubeconfig) = if list::nodes(&docker, name.as_str()).await?.is_empty() {
+        // Making the image may take long.
+        kubeconfig::check(&name.context(), arguments.kubeconfig.kubeconfig.as_deref())?;
         ensure_node_image(&docker, arguments, &progress, interrupt.clone()).await?;
         let options = Options {
             name: name.clone(),
@@ -58,7 +61,7 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let kubeconfig = list::kubeconfig(&docker, &name, false).await?;
         (list::control_plane(&docker, &name).await?.name, kubeconfig)
     };
-    let kubeconfig = kubeconfig.to_yaml()?;
+    let kubeconfig = kubeconfig.to_yaml();
     let answer = tokio::select! {
         answer = sample::deploy(&docker, &node, &kubeconfig, arguments.wait, &progress) => answer?,
         () = interrupt => return Err(Error::Interrupted.into()),

@@ -22,7 +22,10 @@ impl Lock {
             source,
         };
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed)?;
+            fs::create_dir_all(folder).map_err(|source| Error::Folder {
+                path: path.into(),
+                source,
+            })?;
         }
         let lock = lock_path(path);
         let start = Instant::now();
