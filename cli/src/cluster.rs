@@ -9,6 +9,7 @@ mod diagnose;
 mod error;
 mod files;
 mod image;
+mod inotify;
 pub mod list;
 mod name;
 mod node;

@@ -109,10 +109,6 @@ async fn run(
     step.done();
 
     let node = name.node(Role::ControlPlane, 1);
-    let step = progress.step(format!("Starting node {node}"));
-    let now = OffsetDateTime::now_utc();
-    let authorities =
-        Authorities::generate(now).map_err(|source| Error::Certificates { source })?;
     let engine_endpoint = Endpoint::from_environment()?;
     let direct = Direct {
         service_subnet: SERVICE_SUBNET,
@@ -121,6 +117,13 @@ async fn run(
         nodes: &[node.as_str()],
     };
     let proxies = proxy::environment(&engine_endpoint.host, &direct);
+    for warning in proxy::warnings(&proxies, network.gateway.as_deref()) {
+        progress.say(&warning);
+    }
+    let step = progress.step(format!("Starting node {node}"));
+    let now = OffsetDateTime::now_utc();
+    let authorities =
+        Authorities::generate(now).map_err(|source| Error::Certificates { source })?;
     let request = start::Request {
         options,
         node: &node,

@@ -6,6 +6,7 @@ use bollard::Docker;
 use bollard::query_parameters::{InspectContainerOptions, LogsOptionsBuilder};
 use futures_util::TryStreamExt;
 
+use super::inotify::Limit;
 use crate::docker::exec;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,26 +24,44 @@ pub(super) async fn is_running(docker: &Docker, node: &str) -> bool {
     })
 }
 
-/// The last lines of what is likely to say why. Empty when nothing can be found out.
-pub(super) async fn node(docker: &Docker, node: &str) -> String {
+/// What was found out about a node.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The last lines of what is likely to say why. Empty when there is nothing.
+    pub text: String,
+    /// A limit of the machine that its logs complain of.
+    pub limit: Option<Limit>,
+}
+
+/// Looks into a node that did not come up.
+pub(super) async fn node(docker: &Docker, node: &str) -> Findings {
     let findings = async {
+        let console = console(docker, node).await;
         if !is_running(docker, node).await {
-            return section("the node's own log", &console(docker, node).await);
+            return Findings {
+                text: section("the node's own log", &console),
+                limit: Limit::met_in(&console),
+            };
         }
-        let kubelet = command(
-            docker,
-            node,
-            &[
+        let journal = |unit| async move {
+            let unit = format!("_SYSTEMD_UNIT={unit}.service");
+            let journalctl = [
                 "journalctl",
                 "--no-pager",
                 "--output=cat",
-                "_SYSTEMD_UNIT=kubelet.service",
-                "--lines=12",
-            ],
-        )
-        .await;
+                &unit,
+                "--lines=200",
+            ];
+            command(docker, node, &journalctl).await
+        };
+        let (kubelet, containerd) = tokio::join!(journal("kubelet"), journal("containerd"));
         let containers = command(docker, node, &["crictl", "ps", "--all"]).await;
-        section("the kubelet's log", &kubelet) + &section("containers in the node", &containers)
+        let logs = [kubelet.as_str(), &containerd, &console];
+        Findings {
+            text: section("the kubelet's log", &kubelet)
+                + &section("containers in the node", &containers),
+            limit: logs.into_iter().find_map(Limit::met_in),
+        }
     };
     tokio::time::timeout(PATIENCE, findings)
         .await
@@ -53,7 +72,7 @@ async fn console(docker: &Docker, node: &str) -> String {
     let options = LogsOptionsBuilder::default()
         .stdout(true)
         .stderr(true)
-        .tail("12")
+        .tail("200")
         .build();
     let chunks: Vec<_> = docker
         .logs(node, Some(options))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::diagnose::Findings;
 use super::name::{ClusterName, InvalidName};
 use crate::{docker, kubeconfig};
 
@@ -53,12 +54,12 @@ pub enum Error {
         source: super::api::Failure,
     },
     #[error("node {node} stopped while it was booting")]
-    NodeStopped { node: String, details: String },
+    NodeStopped { node: String, findings: Findings },
     #[error("{what} after {}", whole_seconds(*.after))]
     Timeout {
         what: String,
         after: Duration,
-        details: String,
+        findings: Findings,
     },
     #[error("node {node}: {problem}")]
     Node { node: String, problem: &'static str },
@@ -96,8 +97,11 @@ impl Error {
             Self::NoImage { .. } | Self::ForeignImage { .. } => {
                 "`wasmkind build node-image` makes one; `--image` names another".into()
             }
-            Self::Timeout { .. } | Self::NodeStopped { .. } => {
-                "with --retain the node stays, to be looked at".into()
+            Self::Timeout { findings, .. } | Self::NodeStopped { findings, .. } => {
+                match findings.limit {
+                    Some(limit) => limit.hint(),
+                    None => "with --retain the node stays, to be looked at".into(),
+                }
             }
             Self::NotUndone { .. } => {
                 "`docker ps -a --filter label=wasmkind.dev/run` shows what is left".into()
@@ -112,9 +116,10 @@ impl Error {
     /// What was found out about the failure: several lines.
     pub fn details(&self) -> Option<&str> {
         match self {
-            Self::NodeStopped { details, .. }
-            | Self::Timeout { details, .. }
-            | Self::Sample { details, .. } => Some(details),
+            Self::NodeStopped { findings, .. } | Self::Timeout { findings, .. } => {
+                Some(&findings.text)
+            }
+            Self::Sample { details, .. } => Some(details),
             Self::NotUndone { first, .. } => first.details(),
             _ => None,
         }

@@ -1,7 +1,7 @@
 //! The network that all kind clusters share, made exactly as kind makes it.
 
 use std::collections::HashMap;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bollard::Docker;
 use bollard::errors::Error as EngineFailure;
@@ -21,6 +21,8 @@ const ATTEMPTS: i32 = 5;
 pub struct Network {
     pub name: String,
     pub subnets: Vec<String>,
+    /// This machine's IPv4 address on it.
+    pub gateway: Option<String>,
     /// MTU of the bridge, when it is not the default.
     pub mtu: Option<u32>,
 }
@@ -137,18 +139,22 @@ async fn find(docker: &Docker, name: &str) -> Result<Option<Network>> {
 }
 
 fn describe(name: &str, network: NetworkInspect) -> Network {
-    let subnets = network
+    let configs = network
         .ipam
         .and_then(|ipam| ipam.config)
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|config| config.subnet);
+        .unwrap_or_default();
+    let gateway = configs
+        .iter()
+        .filter_map(|config| config.gateway.clone())
+        .find(|gateway| gateway.parse::<Ipv4Addr>().is_ok());
+    let subnets = configs.into_iter().filter_map(|config| config.subnet);
     let mtu = network
         .options
         .and_then(|options| options.get(MTU_OPTION)?.parse().ok());
     Network {
         name: name.into(),
         subnets: subnets.collect(),
+        gateway,
         mtu,
     }
 }

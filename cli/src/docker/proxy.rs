@@ -2,7 +2,9 @@
 //! as kind passes them on.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
+use http::uri::Authority;
 use serde::Deserialize;
 
 use super::endpoint;
@@ -72,6 +74,42 @@ fn choose(
         .collect()
 }
 
+/// A line for each proxy that a node cannot reach, because its address is this machine's loopback,
+/// which in a node is the node's own. `gateway` is this machine's address on the nodes' network.
+pub fn warnings(proxies: &BTreeMap<String, String>, gateway: Option<&str>) -> Vec<String> {
+    let unreachable = NAMES
+        .into_iter()
+        .filter(|&name| name != NO_PROXY)
+        .filter_map(|name| {
+            let host = host(proxies.get(name)?)?;
+            is_loopback(&host).then_some((name, host))
+        });
+    let gateway = gateway.map_or(String::new(), |gateway| format!(", such as {gateway}"));
+    let warning = |(name, host)| {
+        format!(
+            "warning: {name} names {host}, which in a node is the node itself, so that nodes will pull no images; let the proxy listen on an address that containers reach{gateway}, and have {name} name that, or unset it"
+        )
+    };
+    unreachable.map(warning).collect()
+}
+
+/// The host of a proxy's URL, whose scheme may be left out, without brackets.
+fn host(url: &str) -> Option<String> {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next()?;
+    let uri: Authority = authority.parse().ok()?;
+    Some(uri.host().trim_matches(['[', ']']).to_lowercase())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_end_matches('.');
+    match host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        // Nobody's address leads to oneself as well.
+        Ok(address) => address.is_loopback() || address.is_unspecified(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
 #[derive(Deserialize)]
 struct Config {
     #[serde(default)]
@@ -112,6 +150,7 @@ fn parse(text: &[u8], host: &str) -> BTreeMap<&'static str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rstest::rstest;
 
     fn chosen(variables: &[(&str, &str)], config: &str) -> BTreeMap<String, String> {
         let variable = |name: &str| {
@@ -169,5 +208,42 @@ mod tests {
             BTreeMap::from([("HTTP_PROXY", "http://d".into())])
         );
         assert_eq!(chosen(&[], config)["http_proxy"], "http://s");
+    }
+
+    #[rstest]
+    #[case("http://127.0.0.1:3128", Some("127.0.0.1"))]
+    #[case("http://127.8.9.1/", Some("127.8.9.1"))]
+    #[case("http://user:p%40ss@LOCALHOST:3128/x", Some("localhost"))]
+    #[case("https://proxy.localhost.:1", Some("proxy.localhost."))]
+    #[case("localhost:3128", Some("localhost"))]
+    #[case("127.0.0.1", Some("127.0.0.1"))]
+    #[case("socks5h://[::1]:1080", Some("::1"))]
+    #[case("http://[::ffff:127.0.0.1]:1", Some("::ffff:127.0.0.1"))]
+    #[case("http://0.0.0.0:3128", Some("0.0.0.0"))]
+    #[case("http://172.17.0.1:3128", None)]
+    #[case("http://localhost.example.com:3128", None)]
+    #[case("http://mylocalhost", None)]
+    #[case("http://[fd00::1]:3128", None)]
+    #[case("http://user:pass word@", None)]
+    fn a_proxy_on_loopback_is_warned_of(#[case] url: &str, #[case] host: Option<&str>) {
+        for name in ["HTTP_PROXY", "https_proxy"] {
+            let warnings = warnings(&chosen(&[(name, url)], "{}"), Some("172.18.0.1"));
+            assert_eq!(warnings.len(), usize::from(host.is_some()), "{warnings:?}");
+            if let (Some(host), Some(warning)) = (host, warnings.first()) {
+                let named = format!("{} names {host}, ", name.to_uppercase());
+                assert!(warning.contains(&named), "{warning}");
+                assert!(warning.contains("such as 172.18.0.1"), "{warning}");
+                assert!(!warning.contains("p%40ss"), "{warning}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_needs_no_proxy_may_be_on_loopback() {
+        let proxies = chosen(
+            &[("HTTP_PROXY", "http://p:1"), ("NO_PROXY", "127.0.0.1")],
+            "{}",
+        );
+        assert!(warnings(&proxies, None).is_empty());
     }
 }

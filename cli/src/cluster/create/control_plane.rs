@@ -124,12 +124,12 @@ impl ControlPlane<'_> {
         tokio::select! {
             done = task => done,
             () = stopped => {
-                let details = diagnose::node(self.docker, self.container).await;
-                Err(Error::NodeStopped { node: self.bootstrap.node.to_string(), details })
+                let findings = diagnose::node(self.docker, self.container).await;
+                Err(Error::NodeStopped { node: self.bootstrap.node.to_string(), findings })
             }
             () = tokio::time::sleep(patience) => {
-                let details = diagnose::node(self.docker, self.container).await;
-                Err(Error::Timeout { what: what.into(), after: patience, details })
+                let findings = diagnose::node(self.docker, self.container).await;
+                Err(Error::Timeout { what: what.into(), after: patience, findings })
             }
         }
     }

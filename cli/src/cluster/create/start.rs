@@ -11,7 +11,7 @@ use super::{API_ADDRESS, Options};
 use crate::cluster::image::NodeImage;
 use crate::cluster::node::{self, Engine};
 use crate::cluster::rollback::Undo;
-use crate::cluster::{Error, NodeName, Result, Role, delete};
+use crate::cluster::{Error, NodeName, Result, Role, delete, diagnose};
 use crate::docker::network::Network;
 use crate::docker::{self, Endpoint};
 
@@ -101,10 +101,14 @@ async fn address(docker: &Docker, id: &str, request: &Request<'_>) -> Result<IpA
         .network_settings
         .and_then(|settings| settings.networks?.remove(&request.network.name));
     let address = endpoint.and_then(|endpoint| endpoint.ip_address?.parse().ok());
-    address.ok_or_else(|| Error::Node {
-        node: request.node.to_string(),
-        problem: "it has no address on the node network; did it stop at once?",
-    })
+    match address {
+        Some(address) => Ok(address),
+        // As one has that has stopped.
+        None => Err(Error::NodeStopped {
+            node: request.node.to_string(),
+            findings: diagnose::node(docker, id).await,
+        }),
+    }
 }
 
 /// A port that nobody listens on now.
