@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::cluster::ClusterName;
 use crate::report;
@@ -30,6 +30,19 @@ use signals::interrupted;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    /// Fails on what no single argument shows.
+    fn checked(self) -> clap::error::Result<Self> {
+        if let Command::Build(build::Command::Image(image)) = &self.command
+            && let Err(problem) = image.check()
+        {
+            let kind = clap::error::ErrorKind::MissingRequiredArgument;
+            return Err(Self::command().error(kind, problem));
+        }
+        Ok(self)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +77,7 @@ enum Command {
 
 /// Runs the command that the process' arguments name.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().and_then(Cli::checked) {
         Ok(cli) => cli,
         Err(usage) => {
             let _ = usage.print();
@@ -202,7 +215,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 }

@@ -1,10 +1,10 @@
 //! Image layers written in a fixed order with a fixed time, so that the same files give the same
 //! digest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
@@ -46,6 +46,9 @@ struct Entry {
 pub struct Layer {
     entries: BTreeMap<String, Entry>,
 }
+
+/// Paths in the layer by device and inode of files that have several.
+type Inodes = HashMap<(u64, u64), String>;
 
 /// A layer on disk.
 #[derive(Debug, Clone)]
@@ -143,32 +146,69 @@ impl Layer {
         Ok(self)
     }
 
-    /// Adds a file or a folder of this machine below `path`, owned by root.
+    /// Adds a file of this machine at `path`, or a folder with what is in it; all is owned by root.
+    /// At `/`, a folder's contents are the root's. Links stay links.
     pub fn tree(&mut self, path: &str, source: &Path) -> Result<&mut Self> {
+        if !clean(path).is_empty() {
+            self.add(path, source, &mut HashMap::new())?;
+        } else if source.is_dir() {
+            self.add_contents(path, source, &mut HashMap::new())?;
+        } else {
+            fs::metadata(source).map_err(Error::io("read", source))?;
+            return Err(Error::Invalid(format!(
+                "{} cannot be the image's root: it is not a folder",
+                source.display()
+            )));
+        }
+        Ok(self)
+    }
+
+    fn add_contents(&mut self, path: &str, folder: &Path, seen: &mut Inodes) -> Result<()> {
+        let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let mut entries = entries.map_err(Error::io("read", folder))?;
+        // Which of several hard links comes first decides which ones refer to it.
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let source = entry.path();
+            let name = entry.file_name();
+            let problem = match name.to_str() {
+                None => "its name is not UTF-8",
+                // OCI image layer specification, "Whiteouts".
+                Some(name) if name.starts_with(".wh.") => "its name would delete a file",
+                Some(name) => {
+                    self.add(&format!("{path}/{name}"), &source, seen)?;
+                    continue;
+                }
+            };
+            return Err(unfit(&source, problem));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &str, source: &Path, seen: &mut Inodes) -> Result<()> {
         let metadata = fs::symlink_metadata(source).map_err(Error::io("read", source))?;
+        let mode = metadata.mode() & 0o7777;
         if metadata.is_dir() {
-            self.dir(path, metadata.permissions().mode() & 0o7777);
-            for entry in fs::read_dir(source).map_err(Error::io("read", source))? {
-                let entry = entry.map_err(Error::io("read", source))?;
-                self.tree(
-                    &format!("{path}/{}", entry.file_name().to_string_lossy()),
-                    &entry.path(),
-                )?;
-            }
+            self.dir(path, mode);
+            return self.add_contents(path, source, seen);
         } else if metadata.is_symlink() {
             self.symlink(
                 path,
                 fs::read_link(source).map_err(Error::io("read", source))?,
             );
         } else if metadata.is_file() {
-            self.file_from(path, metadata.mode() & 0o7777, source);
+            let inode = (metadata.dev(), metadata.ino());
+            match seen.get(&inode) {
+                Some(first) => self.put(path, Node::Link(first.clone()), mode),
+                None => self.file_from(path, mode, source),
+            };
+            if metadata.nlink() > 1 {
+                seen.entry(inode).or_insert_with(|| clean(path));
+            }
         } else {
-            return Err(Error::Invalid(format!(
-                "{}: only files, folders and symbolic links fit into an image",
-                source.display()
-            )));
+            return Err(unfit(source, "it is a device, a socket or a pipe"));
         }
-        Ok(self)
+        Ok(())
     }
 
     fn put(&mut self, path: &str, node: Node, mode: u32) -> &mut Self {
@@ -327,6 +367,13 @@ fn append(builder: &mut tar::Builder<impl Write>, path: &str, entry: &Entry) -> 
     }
 }
 
+fn unfit(source: &Path, problem: &str) -> Error {
+    Error::Invalid(format!(
+        "{} cannot be put into an image: {problem}",
+        source.display()
+    ))
+}
+
 /// Path without leading `/` or `./` and without a trailing `/`.
 fn clean(path: &str) -> String {
     let path = path.strip_prefix("./").unwrap_or(path);
@@ -425,6 +472,68 @@ mod tests {
             two.write(&dir.path().join("4"), false).unwrap().diff_id,
             plain.diff_id
         );
+    }
+
+    #[test]
+    fn a_folders_contents_become_the_root_and_links_stay_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::write(root.join("b"), "x").unwrap();
+        fs::hard_link(root.join("b"), root.join("a")).unwrap();
+        std::os::unix::fs::symlink("/b", root.join("etc/link")).unwrap();
+        let tar = |root: &Path| {
+            let mut layer = Layer::default();
+            layer.tree("/", root).unwrap();
+            let mut tar = Vec::new();
+            layer.write_tar(&mut tar).unwrap();
+            (names(&layer), tar)
+        };
+        let (paths, bytes) = tar(&root);
+        assert_eq!(paths, ["a", "etc/", "etc/link", "b"]);
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let links: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .filter_map(|entry| Some(entry.unwrap().link_name().unwrap()?.into_owned()))
+            .collect();
+        assert_eq!(links, [Path::new("/b"), Path::new("a")]);
+
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&root, &link).unwrap();
+        assert_eq!(tar(&link).1, bytes, "a link to the folder is the folder");
+    }
+
+    #[test]
+    fn what_is_no_file_says_why_it_does_not_fit() {
+        use std::os::unix::ffi::OsStrExt;
+        let refusal = |make: fn(&Path)| {
+            let dir = tempfile::tempdir().unwrap();
+            make(dir.path());
+            let error = Layer::default().tree("/", dir.path()).unwrap_err();
+            error.to_string()
+        };
+        let socket = refusal(|dir| {
+            std::os::unix::net::UnixListener::bind(dir.join("s")).unwrap();
+        });
+        assert!(
+            socket.contains("/s cannot be put into an image: it is a device"),
+            "{socket}"
+        );
+        let whiteout = refusal(|dir| fs::write(dir.join(".wh.x"), "").unwrap());
+        assert!(whiteout.contains("delete a file"), "{whiteout}");
+        let latin = refusal(|dir| {
+            fs::write(dir.join(std::ffi::OsStr::from_bytes(b"\xe4")), "").unwrap();
+        });
+        assert!(latin.contains("not UTF-8"), "{latin}");
+
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Layer::default().tree("/", file.path()).unwrap_err();
+        assert!(error.to_string().contains("it is not a folder"), "{error}");
+        let missing = Layer::default()
+            .tree("/", Path::new("/no/such"))
+            .unwrap_err();
+        assert!(missing.to_string().starts_with("read "), "{missing}");
     }
 
     #[test]

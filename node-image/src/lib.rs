@@ -22,6 +22,7 @@ pub mod layer;
 pub mod overlay;
 pub mod pins;
 pub mod privilege;
+pub mod reference;
 
 pub use error::Error;
 

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use wasmkind_node_image::archive::Config;
 use wasmkind_node_image::image::{self, Copy};
+use wasmkind_node_image::reference::Reference;
 
 use super::interrupted;
 use crate::docker;
@@ -42,10 +43,10 @@ pub(super) struct NodeImage {
 
 #[derive(Debug, Args)]
 pub(super) struct Image {
-    /// Name of the image
+    /// Name of the image, completed as Docker does: `app` is docker.io/library/app:latest
     #[arg(long, short, value_name = "IMAGE")]
-    tag: String,
-    /// Entrypoint, as a JSON list or as one path [default: the first target]
+    tag: Reference,
+    /// Entrypoint, as a JSON list or as one path [default: the first target that is not `/`]
     #[arg(long, value_name = "JSON|PATH")]
     entrypoint: Option<String>,
     /// Environment variable; may be repeated
@@ -54,9 +55,28 @@ pub(super) struct Image {
     /// Archive to write
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Files and folders, and where they go in the image
+    /// Files and folders, and where they go in the image; FOLDER:/ for its contents
     #[arg(required = true, value_name = "SOURCE:/TARGET")]
     files: Vec<Copy>,
+}
+
+impl Image {
+    /// Where the first file goes that has a place of its own.
+    fn first_target(&self) -> Option<String> {
+        let mut targets = self.files.iter().map(|copy| &copy.target);
+        targets
+            .find(|target| !target.trim_matches('/').is_empty())
+            .cloned()
+    }
+
+    /// Fails when nothing says what the image runs.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.entrypoint.is_some() || self.first_target().is_some() {
+            Ok(())
+        } else {
+            Err("--entrypoint is needed where all files go to `/`")
+        }
+    }
 }
 
 pub(super) async fn run(command: &Command) -> anyhow::Result<()> {
@@ -85,7 +105,7 @@ async fn build_node_image(arguments: &NodeImage) -> anyhow::Result<()> {
 
 fn build_image(arguments: &Image) -> anyhow::Result<()> {
     let entrypoint = match &arguments.entrypoint {
-        None => vec![arguments.files[0].target.clone()],
+        None => arguments.first_target().into_iter().collect(),
         Some(text) if text.starts_with('[') => serde_json::from_str(text)
             .with_context(|| format!("entrypoint {text} is not a JSON list of strings"))?,
         Some(path) => vec![path.clone()],
