@@ -4,8 +4,10 @@
 mod document;
 mod edit;
 mod emit;
+mod field;
 mod file;
 mod lines;
+mod list;
 mod lock;
 mod paths;
 #[cfg(test)]

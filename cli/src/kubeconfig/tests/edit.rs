@@ -4,6 +4,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::kubeconfig::edit::{holders, merge, remove};
+use crate::kubeconfig::emit::string;
 
 fn ours() -> Value {
     json!({
@@ -180,6 +181,59 @@ fn our_entries_go_and_all_else_stays(#[case] before: &str, #[case] after: &str) 
 fn what_cannot_be_edited_says_why(#[case] text: &str, #[case] says: &str) {
     let problem = merge(text, &ours(), "a").unwrap_err().to_string();
     assert!(problem.contains(says), "{problem}");
+}
+
+#[rstest]
+#[case("kind-a", "kind-a")]
+#[case("https://[::1]:1", "\"https://[::1]:1\"")]
+#[case("https://127.0.0.1:1", "https://127.0.0.1:1")]
+#[case("Q0VS/+==", "Q0VS/+==")]
+#[case("a:", "\"a:\"")]
+#[case(
+    "\u{85}\u{2028}\u{feff}\u{7f}\0\n",
+    r#""\u0085\u2028\ufeff\u007f\u0000\n""#
+)]
+#[case("\u{1f980}", "\"\u{1f980}\"")]
+fn strings_are_quoted_in_doubt(#[case] text: &str, #[case] written: &str) {
+    assert_eq!(string(text), written);
+}
+
+#[rstest]
+fn what_some_reader_takes_for_something_else_is_quoted(
+    #[values(
+        "",
+        "~",
+        "null",
+        "Yes",
+        "n",
+        "ON",
+        "true",
+        "1_000",
+        "0x1_F",
+        "0123",
+        "1e3",
+        ".5",
+        "12:30:45",
+        "=",
+        "<<",
+        "2001-01-01",
+        "+1",
+        ".inf",
+        "-",
+        "a b",
+        " a",
+        "#",
+        "*a",
+        "&a",
+        "!a",
+        "%a",
+        "@a",
+        "`a`",
+        "{}"
+    )]
+    text: &str,
+) {
+    assert_eq!(string(text), format!("\"{text}\""));
 }
 
 #[test]
