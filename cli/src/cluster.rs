@@ -3,6 +3,7 @@
 
 pub mod api;
 mod bootstrap;
+mod cni;
 pub mod create;
 pub mod delete;
 mod diagnose;

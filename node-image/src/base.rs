@@ -128,6 +128,7 @@ struct Parts {
     cri_tools: Built,
     cni: Built,
     local_path: Built,
+    network_policies: Built,
     base_spec: Vec<u8>,
 }
 
@@ -161,11 +162,12 @@ impl Parts {
                 build("cri-tools").await?,
                 build("cni").await?,
                 build("local-path-provisioner").await?,
+                build("kube-network-policies").await?,
             ))
         };
         let (
             (debian, network_tools),
-            (kubernetes, containerd, etcd, coredns, cri_tools, cni, local_path),
+            (kubernetes, containerd, etcd, coredns, cri_tools, cni, local_path, network_policies),
         ) = futures_util::try_join!(packages, programs)?;
         Ok(Self {
             base_spec: base_spec(&containerd.binary("ctr")).await?,
@@ -179,6 +181,7 @@ impl Parts {
             cri_tools,
             cni,
             local_path,
+            network_policies,
         })
     }
 
@@ -230,9 +233,15 @@ impl Parts {
         helper.tar(open(&self.network_tools)?, &spool("helper")?, |path| {
             path == "usr/bin/busybox"
         })?;
-        for name in ["sh", "mkdir", "rm"] {
+        for name in ["sh", "mkdir", "nc", "rm", "sleep"] {
             helper.symlink(&format!("bin/{name}"), "/usr/bin/busybox");
         }
+        let mut network_policies = Layer::default();
+        network_policies.file_from(
+            "usr/local/bin/kube-network-policies",
+            0o755,
+            self.network_policies.binary("kube-network-policies"),
+        );
         let mut network = Layer::default();
         network.tar(open(&self.network_tools)?, &spool("network")?, |path| {
             !path.starts_with("dev/") && !path.starts_with("var/")
@@ -270,6 +279,7 @@ impl Parts {
             ("local-path", &local_path),
             ("helper", &helper),
             ("network", &network),
+            ("network-policies", &network_policies),
         ];
         let written = layers
             .iter()
@@ -346,12 +356,20 @@ impl Parts {
                     pins.module("local-path-provisioner").version
                 ),
                 &["local-path-provisioner"],
-                &["local-path"],
+                &["helper", "local-path"],
             ),
             image(
                 "wasmkind.dev/local-path-helper:v1".into(),
                 &["/bin/sh"],
                 &["helper"],
+            ),
+            image(
+                format!(
+                    "wasmkind.dev/kube-network-policies:{}",
+                    pins.module("kube-network-policies").version
+                ),
+                &["kube-network-policies"],
+                &["network-policies"],
             ),
         ];
         archive::write_file(&all, std::env::consts::ARCH, images)?;

@@ -43,7 +43,8 @@ pub async fn build(module: &Module, arch: &str, report: Report<'_>) -> Result<Bu
                 &module.tags,
                 &module.ldflags,
                 &module.stamps,
-                &module.version
+                &module.version,
+                &module.patched
             )
         ),
     );
@@ -68,15 +69,15 @@ pub async fn build(module: &Module, arch: &str, report: Report<'_>) -> Result<Bu
             .join(file.path().file_name().unwrap_or_default());
         fs::write(&path, file.contents()).map_err(Error::io("write", &path))?;
     }
+    if let Some(upstream) = &module.patched {
+        patch(source.path(), upstream, &module.version).await?;
+    }
     for (binary, package) in &module.binaries {
-        let mut command = Command::new("go");
+        let mut command = go_in(source.path());
         command
-            .current_dir(source.path())
             .env("CGO_ENABLED", "0")
             .env("GOOS", "linux")
             .env("GOARCH", arch)
-            .env("GOWORK", "off")
-            .env("GOFLAGS", "")
             .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"])
             .args(["-tags", &module.tags.join(",")])
             .args(["-ldflags", &ldflags(module)])
@@ -105,16 +106,9 @@ pub async fn build_pause(pins: &Pins, report: Report<'_>) -> Result<PathBuf> {
     report(&format!(
         "building pause {version} from Kubernetes' sources"
     ));
-    let module = format!("k8s.io/kubernetes@{}", kubernetes.version);
-    let mut download = Command::new("go");
-    download
-        .current_dir(vacant.dir())
-        .args(["mod", "download", "-json", &module]);
-    let answer: serde_json::Value =
-        serde_json::from_str(&run("go mod download", &mut download).await?)
-            .map_err(|error| Error::Invalid(format!("go mod download {module}: {error}")))?;
-    let source =
-        Path::new(answer["Dir"].as_str().unwrap_or_default()).join("build/pause/linux/pause.c");
+    let source = download(vacant.dir(), "k8s.io/kubernetes", &kubernetes.version)
+        .await?
+        .join("build/pause/linux/pause.c");
     let mut compile = Command::new("cc");
     compile
         .args([
@@ -129,6 +123,50 @@ pub async fn build_pause(pins: &Pins, report: Report<'_>) -> Result<PathBuf> {
         .arg(&source);
     run("cc pause.c", &mut compile).await?;
     Ok(vacant.publish()?.join("pause"))
+}
+
+/// The `go` command in a folder, whatever the caller's own settings are.
+fn go_in(folder: &Path) -> Command {
+    let mut command = Command::new("go");
+    command
+        .current_dir(folder)
+        .env("GOWORK", "off")
+        .env("GOFLAGS", "");
+    command
+}
+
+/// Folder of a module's sources, downloaded and checked against the `go.sum` in `folder`, if any.
+async fn download(folder: &Path, module: &str, version: &str) -> Result<PathBuf> {
+    let module = format!("{module}@{version}");
+    let mut command = go_in(folder);
+    command.args(["mod", "download", "-json", &module]);
+    let answer: serde_json::Value =
+        serde_json::from_str(&run("go mod download", &mut command).await?)
+            .map_err(|error| Error::Invalid(format!("go mod download {module}: {error}")))?;
+    Ok(answer["Dir"].as_str().unwrap_or_default().into())
+}
+
+/// Has the module in `folder` built with a copy of `upstream` that `node.patch` is applied to.
+async fn patch(folder: &Path, upstream: &str, version: &str) -> Result<()> {
+    const COPY: &str = "upstream";
+    let sources = download(folder, upstream, version).await?;
+    // The module cache is read-only.
+    let mut copy = Command::new("cp");
+    copy.arg("-r")
+        .arg("--no-preserve=mode")
+        .arg(sources)
+        .arg(folder.join(COPY));
+    run("cp", &mut copy).await?;
+    let mut apply = Command::new("patch");
+    apply
+        .current_dir(folder)
+        .args(["--strip=1", "--fuzz=0", "--directory", COPY])
+        .arg("--input=../node.patch");
+    run(&format!("patch {upstream}"), &mut apply).await?;
+    let mut replace = go_in(folder);
+    replace.args(["mod", "edit", &format!("-replace={upstream}=./{COPY}")]);
+    run("go mod edit", &mut replace).await?;
+    Ok(())
 }
 
 fn ldflags(module: &Module) -> String {

@@ -108,6 +108,25 @@ pub fn add_handlers(config: &str, shims: &[Shim]) -> Result<String> {
     Ok(document.to_string())
 }
 
+/// All that [`add_handlers`] adds to any file: what it makes of the smallest one of each version,
+/// whichever cgroup driver runc has there. For a cache key.
+pub(crate) fn recipe(shims: &[Shim]) -> Result<String> {
+    let runc = format!("containerd.runtimes.runc.options.{SYSTEMD_CGROUP} = true");
+    [
+        (2, "io.containerd.grpc.v1.cri"),
+        (3, "io.containerd.cri.v1.runtime"),
+    ]
+    .into_iter()
+    .flat_map(|(version, plugin)| {
+        [
+            format!("version = {version}\n"),
+            format!("version = {version}\n[plugins.'{plugin}']\n{runc}\n"),
+        ]
+    })
+    .map(|config| add_handlers(&config, shims))
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +198,20 @@ mod tests {
         let driver = options.map(|options| options["SystemdCgroup"].as_bool().unwrap());
         assert_eq!(driver, expected);
         assert!(runtimes["wasmkind"].get("options").is_none());
+    }
+
+    #[test]
+    fn the_recipe_has_all_that_is_added() {
+        let recipe = recipe(&BOTH).unwrap();
+        for shim in BOTH {
+            for driver in [None, Some(true)] {
+                let added = shim.table(driver).to_string();
+                assert!(recipe.contains(added.trim()), "{added} in {recipe}");
+            }
+            for handler in shim.handlers() {
+                assert!(recipe.contains(handler), "{handler} in {recipe}");
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifacts::Artifacts;
 use crate::bake;
 use crate::cache::Key;
-use crate::containerd_config::Shim;
+use crate::containerd_config::{self, Shim};
 use crate::layer::Layer;
 use crate::{COMPONENTS_LABEL, Error, INPUTS_LABEL, NODE_IMAGE_LABEL, Report, Result, engine};
 
@@ -93,7 +93,14 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
         ));
     }
     let files = files(request.artifacts)?;
-    let inputs = inputs(base.id.as_deref().unwrap_or_default(), &files, &archives)?;
+    let inputs = Inputs {
+        base: base.id.as_deref().unwrap_or_default(),
+        files: &files,
+        archives: &archives,
+        handlers: &containerd_config::recipe(request.artifacts.shims())?,
+        config: &image_config(&entrypoint, String::new(), String::new()),
+    }
+    .key()?;
     let replaced = engine::find_image(docker, request.reference).await?;
     if replaced
         .as_ref()
@@ -108,7 +115,7 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
         shims: request.artifacts.shims(),
         reference: request.reference,
     };
-    let config = |components: &str| {
+    let with_components = |components: &str| {
         let unreadable = |error| {
             Error::Invalid(format!(
                 "what {} consists of could not be read: {error}",
@@ -121,26 +128,9 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
             ..found
         })
         .map_err(unreadable)?;
-        Ok(ContainerConfig {
-            entrypoint: Some(
-                std::iter::once(ENTRYPOINT.to_owned())
-                    .chain(entrypoint)
-                    .collect(),
-            ),
-            cmd: Some(Vec::new()),
-            labels: Some(
-                [
-                    (NODE_IMAGE_LABEL, "1".to_owned()),
-                    (COMPONENTS_LABEL, components),
-                    (INPUTS_LABEL, inputs),
-                ]
-                .map(|(name, value)| (name.to_owned(), value))
-                .into(),
-            ),
-            ..ContainerConfig::default()
-        })
+        Ok(image_config(&entrypoint, components, inputs))
     };
-    bake::bake(docker, bake_request, config, report).await?;
+    bake::bake(docker, bake_request, with_components, report).await?;
     if let Some(id) = replaced.and_then(|image| image.id) {
         // It has lost its name. Docker refuses while a node or another name uses it: then it stays.
         let _ = docker
@@ -179,16 +169,121 @@ fn files(artifacts: &Artifacts) -> Result<Layer> {
     Ok(layer)
 }
 
-fn inputs(base: &str, files: &Layer, archives: &[(String, PathBuf)]) -> Result<String> {
-    let mut key = Key::default();
-    key.add("base", base)
-        .add("bake", bake::SCRIPT)
-        .add("version", env!("CARGO_PKG_VERSION"));
-    key.add("files", files.diff_id()?);
-    for (name, path) in archives {
-        let mut archive = Layer::default();
-        archive.file_from("archive", 0o644, path);
-        key.add(name, archive.diff_id()?);
+/// The node image's configuration: `entrypoint` is the base's.
+fn image_config(entrypoint: &[String], components: String, inputs: String) -> ContainerConfig {
+    ContainerConfig {
+        entrypoint: Some([&[ENTRYPOINT.to_owned()], entrypoint].concat()),
+        cmd: Some(Vec::new()),
+        labels: Some(
+            [
+                (NODE_IMAGE_LABEL, "1".to_owned()),
+                (COMPONENTS_LABEL, components),
+                (INPUTS_LABEL, inputs),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into(),
+        ),
+        ..ContainerConfig::default()
     }
-    Ok(key.finish())
+}
+
+/// All that shapes the node image.
+struct Inputs<'a> {
+    /// ID of the base image, which holds its containerd configuration and its components.
+    base: &'a str,
+    files: &'a Layer,
+    archives: &'a [(String, PathBuf)],
+    /// What is added to containerd's configuration.
+    handlers: &'a str,
+    /// The image's configuration, without what is found out while it is made.
+    config: &'a ContainerConfig,
+}
+
+impl Inputs<'_> {
+    fn key(&self) -> Result<String> {
+        // A map of labels has no order of its own.
+        let labels: BTreeMap<_, _> = self.config.labels.iter().flatten().collect();
+        let config = serde_json::to_string(&ContainerConfig {
+            labels: None,
+            ..self.config.clone()
+        })
+        .map_err(|error| Error::Invalid(format!("the image's configuration: {error}")))?;
+        let mut key = Key::default();
+        key.add("base", self.base)
+            .add("bake", bake::SCRIPT)
+            .add("version", env!("CARGO_PKG_VERSION"))
+            .add("files", self.files.diff_id()?)
+            .add("handlers", self.handlers)
+            .add("config", config)
+            .add("labels", format!("{labels:?}"));
+        for (name, path) in self.archives {
+            let mut archive = Layer::default();
+            archive.file_from("archive", 0o644, path);
+            key.add(name, archive.diff_id()?);
+        }
+        Ok(key.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_shapes_the_image_changes_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = folder.path().join("archive");
+        std::fs::write(&archive, "content").unwrap();
+        let (none, archives) = ([], [("one".to_owned(), archive)]);
+        let (plain, mut files) = (Layer::default(), Layer::default());
+        files.dir("folder", 0o755);
+        let entrypoint =
+            |word: &str| image_config(&[word.to_owned()], String::new(), String::new());
+        let (config, mut variable, mut label) = (entrypoint("a"), entrypoint("a"), entrypoint("a"));
+        variable.env = Some(vec!["NAME=value".into()]);
+        label.labels = Some([("name".to_owned(), "value".to_owned())].into());
+        let inputs = || Inputs {
+            base: "base",
+            files: &plain,
+            archives: &none,
+            handlers: "handlers",
+            config: &config,
+        };
+        let other_entrypoint = entrypoint("b");
+        let all = [
+            inputs(),
+            Inputs {
+                base: "other",
+                ..inputs()
+            },
+            Inputs {
+                files: &files,
+                ..inputs()
+            },
+            Inputs {
+                archives: &archives,
+                ..inputs()
+            },
+            Inputs {
+                handlers: "other",
+                ..inputs()
+            },
+            Inputs {
+                config: &other_entrypoint,
+                ..inputs()
+            },
+            Inputs {
+                config: &variable,
+                ..inputs()
+            },
+            Inputs {
+                config: &label,
+                ..inputs()
+            },
+        ];
+        let keys: std::collections::BTreeSet<_> =
+            all.iter().map(|inputs| inputs.key().unwrap()).collect();
+        assert_eq!(keys.len(), all.len());
+        assert_eq!(inputs().key().unwrap(), inputs().key().unwrap());
+    }
 }

@@ -57,6 +57,8 @@ pub struct Module {
     /// Packages whose `gitVersion` and relatives are set, as Kubernetes' own build does.
     #[serde(default)]
     pub stamps: Vec<String>,
+    /// Path of the upstream module that `node.patch`, beside `go.mod`, is applied to.
+    pub patched: Option<String>,
 }
 
 impl Pins {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::image::Images;
 use super::name::{ClusterName, NodeName};
 use super::pki::ControlPlane;
 
@@ -12,6 +13,9 @@ pub(super) const POD_SUBNET: &str = "10.244.0.0/16";
 /// What the controller manager gives the first node.
 pub(super) const FIRST_NODE_POD_SUBNET: &str = "10.244.0.0/24";
 pub(super) const SERVICE_SUBNET: &str = "10.96.0.0/16";
+/// kindnetd's name for the network, under which the addresses that are in use are kept on the node:
+/// on kind's own images kindnetd writes the same configuration again.
+const CNI_NAME: &str = "kindnet";
 const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
@@ -26,8 +30,7 @@ pub(super) struct Bootstrap {
     pub api_address: String,
     /// Version of Kubernetes, with a `v`.
     pub version: String,
-    /// Image of each component.
-    pub images: BTreeMap<String, String>,
+    pub images: Images,
     /// Variables that tell of proxies.
     pub proxies: BTreeMap<String, String>,
     /// MTU of Pods' interfaces.
@@ -50,11 +53,6 @@ impl Bootstrap {
         }
     }
 
-    /// Image of a component; the node image's label names them all.
-    pub(super) fn image(&self, component: &str) -> &str {
-        self.images.get(component).map_or("", String::as_str)
-    }
-
     /// Replaces each `{{name}}` of a template.
     pub(super) fn render(&self, template: &str) -> String {
         let values = [
@@ -68,8 +66,8 @@ impl Bootstrap {
             ("service-subnet", SERVICE_SUBNET.into()),
             ("dns-address", DNS_ADDRESS.to_string()),
             ("token", TOKEN.into()),
-            ("image-coredns", self.image("coredns").into()),
-            ("image-kube-proxy", self.image("kube-proxy").into()),
+            ("image-coredns", self.images.coredns.clone()),
+            ("image-kube-proxy", self.images.proxy.clone()),
         ];
         values
             .iter()
@@ -109,7 +107,7 @@ impl Bootstrap {
         let mtu = self.mtu;
         let config = serde_json::json!({
             "cniVersion": "1.0.0",
-            "name": "wasmkind",
+            "name": CNI_NAME,
             "plugins": [
                 {
                     "type": "ptp", "ipMasq": false, "mtu": mtu,
@@ -129,21 +127,15 @@ impl Bootstrap {
 #[cfg(test)]
 pub(super) fn example() -> Bootstrap {
     let cluster: ClusterName = "kind".parse().unwrap();
-    let image = |name: &str| (name.to_owned(), format!("registry.k8s.io/{name}:v1.37.2"));
-    let mut images: BTreeMap<_, _> = [
-        "kube-apiserver",
-        "kube-controller-manager",
-        "kube-scheduler",
-        "kube-proxy",
-    ]
-    .into_iter()
-    .map(image)
-    .collect();
-    images.insert("etcd".into(), "registry.k8s.io/etcd:3.7.0-0".into());
-    images.insert(
-        "coredns".into(),
-        "registry.k8s.io/coredns/coredns:v1.14.6".into(),
-    );
+    let image = |name: &str| format!("registry.k8s.io/{name}");
+    let images = Images {
+        etcd: image("etcd:3.7.0-0"),
+        api_server: image("kube-apiserver:v1.37.2"),
+        controller_manager: image("kube-controller-manager:v1.37.2"),
+        scheduler: image("kube-scheduler:v1.37.2"),
+        proxy: image("kube-proxy:v1.37.2"),
+        coredns: image("coredns/coredns:v1.14.6"),
+    };
     Bootstrap {
         node: cluster.node(super::Role::ControlPlane, 1),
         cluster,

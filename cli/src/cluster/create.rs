@@ -139,8 +139,8 @@ async fn run(
         node: node.clone(),
         address: started.address,
         api_address: API_ADDRESS.into(),
-        version: image.components.kubernetes.clone(),
-        images: image.components.images.clone(),
+        version: image.kubernetes.clone(),
+        images: image.images.clone(),
         proxies,
         mtu: network.mtu.unwrap_or(1500),
     };

@@ -39,6 +39,11 @@ pub enum Error {
         image: String,
         source: wasmkind_node_image::Error,
     },
+    #[error("image {image} cannot be used for a node: its record names no image for {component}")]
+    IncompleteImage {
+        image: String,
+        component: &'static str,
+    },
     #[error("make the cluster's certificates")]
     Certificates { source: rcgen::Error },
     #[error("write the node's files")]
@@ -94,7 +99,7 @@ impl Error {
                 "choose another --api-server-port, or none: a free one is found".into()
             }
             Self::NoCluster { .. } => "`wasmkind get clusters` lists those there are".into(),
-            Self::NoImage { .. } | Self::ForeignImage { .. } => {
+            Self::NoImage { .. } | Self::ForeignImage { .. } | Self::IncompleteImage { .. } => {
                 "`wasmkind build node-image` makes one; `--image` names another".into()
             }
             Self::Timeout { findings, .. } | Self::NodeStopped { findings, .. } => {

@@ -132,7 +132,7 @@ pub(super) fn control_plane(
 
         archive.folder("/etc/cni/net.d", 0o755)?;
         archive.file(
-            "/etc/cni/net.d/10-wasmkind.conflist",
+            "/etc/cni/net.d/10-kindnet.conflist",
             0o644,
             bootstrap.cni_config(),
         )?;

@@ -106,7 +106,7 @@ fn etcd(bootstrap: &Bootstrap) -> Component<'_> {
                 ("election-timeout", "100".into()),
             ],
         ),
-        image: bootstrap.image("etcd"),
+        image: &bootstrap.images.etcd,
         annotations: json!({ "kubeadm.kubernetes.io/etcd.advertise-client-urls": format!("https://{address}:2379") }),
         proxies: &NO_PROXIES,
         probes: Probes {
@@ -182,7 +182,7 @@ fn api_server(bootstrap: &Bootstrap) -> Component<'_> {
                 ("runtime-config", String::new()),
             ],
         ),
-        image: bootstrap.image("kube-apiserver"),
+        image: &bootstrap.images.api_server,
         annotations: json!({ "kubeadm.kubernetes.io/kube-apiserver.advertise-address.endpoint": format!("{address}:6443") }),
         proxies: &bootstrap.proxies,
         probes: Probes {
@@ -235,7 +235,7 @@ fn controller_manager(bootstrap: &Bootstrap) -> Component<'_> {
                 ("kube-api-burst", "1000".into()),
             ],
         ),
-        image: bootstrap.image("kube-controller-manager"),
+        image: &bootstrap.images.controller_manager,
         annotations: Value::Null,
         proxies: &bootstrap.proxies,
         probes: Probes {
@@ -273,7 +273,7 @@ fn scheduler(bootstrap: &Bootstrap) -> Component<'_> {
                 ("leader-elect", "true".into()),
             ],
         ),
-        image: bootstrap.image("kube-scheduler"),
+        image: &bootstrap.images.scheduler,
         annotations: Value::Null,
         proxies: &bootstrap.proxies,
         probes: Probes {

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::cluster::api::{Api, Failure};
 use crate::cluster::bootstrap::{Bootstrap, FIRST_NODE_POD_SUBNET};
 use crate::cluster::pki::{Authorities, Pair};
-use crate::cluster::{Error, Result, diagnose, objects};
+use crate::cluster::{Error, Result, cni, diagnose, objects};
 use crate::docker::archive::{self, Archive};
 use crate::progress::Progress;
 
@@ -21,7 +21,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Between two looks at its container.
 const CONTAINER_LOOK: Duration = Duration::from_secs(1);
 /// What the node image brings to be applied to each cluster.
-const MANIFESTS: [&str; 2] = [
+const MANIFESTS: [&str; 3] = [
+    cni::MANIFEST,
     "/kind/manifests/default-storage.yaml",
     "/kind/wasmkind/manifests",
 ];
@@ -139,7 +140,12 @@ impl ControlPlane<'_> {
         let mut found = Vec::new();
         for path in MANIFESTS {
             for (file, content) in archive::get(self.docker, self.container, path).await? {
-                let parsed = objects::documents(&String::from_utf8_lossy(&content));
+                let text = String::from_utf8_lossy(&content);
+                let parsed = if path == cni::MANIFEST {
+                    cni::objects(&text, self.bootstrap)
+                } else {
+                    objects::documents(&text)
+                };
                 found.extend(parsed.map_err(|source| Error::Manifest {
                     what: format!("{file} of the node image"),
                     source,
