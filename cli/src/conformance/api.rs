@@ -66,6 +66,7 @@ impl Namespace {
             "DaemonSet" => ("apis/apps/v1", "daemonsets"),
             "ReplicaSet" => ("apis/apps/v1", "replicasets"),
             "Job" => ("apis/batch/v1", "jobs"),
+            "NetworkPolicy" => ("apis/networking.k8s.io/v1", "networkpolicies"),
             other => bail!("no path is known for objects of kind {other}"),
         };
         Ok(format!("/{group}/namespaces/{namespace}/{plural}"))

@@ -8,6 +8,7 @@ mod lifecycle;
 mod logs;
 mod network;
 mod pod;
+mod policy;
 mod probes;
 mod resources;
 mod security;
@@ -24,6 +25,7 @@ pub(super) fn all() -> Vec<Case> {
         env::cases(),
         volumes::cases(),
         network::cases(),
+        policy::cases(),
         lifecycle::cases(),
         probes::cases(),
         exec::cases(),

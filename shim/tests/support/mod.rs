@@ -65,15 +65,16 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 
 /// A program built from its Go module: containerd, ctr, crictl, the stock shim.
 fn tool(name: &str) -> PathBuf {
-    let dir = std::env::var_os("WASMKIND_TEST_BIN").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/wasmkind/bin"),
-        PathBuf::from,
-    );
+    let named = |name| std::env::var_os(name).map(PathBuf::from);
+    let dir = named("WASMKIND_TEST_BIN")
+        .or_else(|| Some(named("WASMKIND_CACHE_DIR")?.join("test-bin")))
+        .or_else(|| Some(named("XDG_CACHE_HOME")?.join("wasmkind/test-bin")))
+        .unwrap_or_else(|| named("HOME").unwrap().join(".cache/wasmkind/test-bin"));
     let tool = dir.join(name);
     assert!(
         tool.is_file(),
-        "{} is missing: run `make build`, or set WASMKIND_TEST_BIN to a directory with containerd, \
-         ctr, crictl and containerd-shim-runc-v2",
+        "{} is missing: run `ci/test test-tools`, or set WASMKIND_TEST_BIN to a directory with \
+         containerd, ctr, crictl and containerd-shim-runc-v2",
         tool.display()
     );
     tool
