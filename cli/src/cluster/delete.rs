@@ -8,31 +8,15 @@ use futures_util::future;
 
 use super::name::ClusterName;
 use super::{Result, list};
-use crate::progress::Progress;
-use crate::{docker, kubeconfig, report};
+use crate::{docker, kubeconfig};
 
 /// What a delete has come to.
 #[derive(Debug)]
 pub struct Deleted {
     /// Names of the nodes that were removed.
     pub nodes: Vec<String>,
-    kubeconfig: kubeconfig::Removal,
-}
-
-impl Deleted {
-    /// Fails if a kubeconfig still has the cluster's entries; says what else there is to know.
-    pub fn finish(self, progress: &Progress) -> Result<()> {
-        let mut left = self.kubeconfig.left.into_iter();
-        let failure = left.next();
-        for other in left.chain(self.kubeconfig.unread) {
-            progress.say(
-                report::render(&other.into())
-                    .replacen("error", "warning", 1)
-                    .trim_end(),
-            );
-        }
-        failure.map_or(Ok(()), |failure| Err(failure.into()))
-    }
+    /// What became of its kubeconfig entries.
+    pub kubeconfig: kubeconfig::Removal,
 }
 
 /// Removes a cluster's containers with their volumes, and its kubeconfig entries. A cluster that is

@@ -3,9 +3,11 @@
 use clap::{Args, Subcommand};
 
 use super::{ClusterArguments, KubeconfigArguments};
-use crate::cluster::{ClusterName, delete};
-use crate::docker;
+use crate::cluster::ClusterName;
+use crate::cluster::delete::{self, Deleted};
+use crate::kubeconfig::Removal;
 use crate::progress::Progress;
+use crate::{docker, report};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -47,5 +49,17 @@ pub(super) async fn run(command: &Command) -> anyhow::Result<()> {
             .collect();
         progress.say(&format!("Deleted nodes: [{}]", names.join(" ")));
     }
-    Ok(deleted.finish(&progress)?)
+    finish(deleted, &progress)
+}
+
+/// Fails if a kubeconfig still has the cluster's entries, and says what else there is to know.
+pub(super) fn finish(deleted: Deleted, progress: &Progress) -> anyhow::Result<()> {
+    let Removal { left, unread } = deleted.kubeconfig;
+    let mut left = left.into_iter();
+    let failure = left.next();
+    for other in left.chain(unread) {
+        let warning = report::render(&other.into()).replacen("error", "warning", 1);
+        progress.say(warning.trim_end());
+    }
+    failure.map_or(Ok(()), |failure| Err(failure.into()))
 }

@@ -32,5 +32,5 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     } else {
         step.done()
     }
-    Ok(deleted.finish(&progress)?)
+    super::delete::finish(deleted, &progress)
 }
