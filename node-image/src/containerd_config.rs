@@ -206,7 +206,10 @@ mod tests {
         for shim in BOTH {
             for driver in [None, Some(true)] {
                 let added = shim.table(driver).to_string();
-                assert!(recipe.contains(added.trim()), "{added} in {recipe}");
+                // Headers of tables are longer in a whole file.
+                for line in added.lines().filter(|line| !line.starts_with('[')) {
+                    assert!(recipe.contains(line), "{line} in {recipe}");
+                }
             }
             for handler in shim.handlers() {
                 assert!(recipe.contains(handler), "{handler} in {recipe}");
