@@ -10,14 +10,18 @@ mod case;
 mod cases;
 mod error;
 mod evidence;
+mod namespace;
 mod pod;
 pub mod report;
 pub mod results;
+mod rights;
 mod run;
 mod selection;
 mod test;
 
 pub use case::{Half, Profile};
 pub use error::{Error, Result};
+pub use namespace::parse_name;
+pub use rights::role;
 pub use run::{Column, DEFAULT_REGISTRY, Observer, Options, run};
 pub use selection::{Selection, list};

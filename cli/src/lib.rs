@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod commands;
 pub mod conformance;
 pub mod docker;
+pub mod explain;
 pub mod kubeconfig;
 pub mod node_image;
 pub mod progress;

@@ -53,9 +53,11 @@ pub fn render(error: &anyhow::Error) -> String {
         hints.extend(hint.filter(|hint| !hints.contains(hint)));
     }
     let mut text = format!("error: {}\n", parts.join(": "));
-    let details = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref().and_then(cluster::Error::details));
+    let details = error.chain().find_map(|cause| {
+        let conformance = || cause.downcast_ref().and_then(conformance::Error::details);
+        let cluster = cause.downcast_ref().and_then(cluster::Error::details);
+        cluster.or_else(conformance)
+    });
     text.push_str(details.unwrap_or_default());
     for hint in hints {
         text.push_str(&format!("hint: {hint}\n"));
@@ -74,6 +76,9 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return error.hint();
     }
     if let Some(error) = cause.downcast_ref::<bench::Error>() {
+        return error.hint();
+    }
+    if let Some(error) = cause.downcast_ref::<wasmkind_node_image::Error>() {
         return error.hint();
     }
     cause

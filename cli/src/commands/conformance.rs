@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use regex::Regex;
@@ -16,7 +17,7 @@ use crate::conformance::results::{CaseRun, Outcome};
 use crate::conformance::{self, Column, Error, Observer, Options, Profile, Selection};
 
 /// Checked against a machine with 2 cores: more Pods at a time only slow each other.
-const PARALLEL: usize = 8;
+const PARALLEL: u16 = 8;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -26,6 +27,10 @@ pub(super) struct Arguments {
     /// Context of the kubeconfig [default: the current one]
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+    /// Run in a namespace that is there, with the user's rights in it: cases that need more are skipped
+    /// [default: one that is made and removed]
+    #[arg(long, short, value_name = "NAME", value_parser = conformance::parse_name)]
+    namespace: Option<String>,
     /// RuntimeClass of the mixed Pods; several make a matrix [default: wasmkind]
     #[arg(long, value_name = "NAME")]
     runtime_class: Vec<String>,
@@ -45,12 +50,15 @@ pub(super) struct Arguments {
     /// List the cases and do not run them
     #[arg(long)]
     list: bool,
+    /// Print the Role that is needed with --namespace, and run nothing
+    #[arg(long, conflicts_with = "list")]
+    print_role: bool,
     /// Form of the list
     #[arg(long, short, value_enum, default_value = "text", requires = "list")]
     output: Format,
     /// Cases at a time
-    #[arg(long, default_value_t = PARALLEL, value_name = "N")]
-    parallel: usize,
+    #[arg(long, default_value_t = PARALLEL, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    parallel: u16,
     /// How long a case may take
     #[arg(long, default_value = "90s", value_parser = parse_duration, value_name = "DURATION")]
     timeout: Duration,
@@ -95,12 +103,17 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let cases = conformance::list(&selection)?;
         return output::list(arguments.output, &cases, |case| case.name);
     }
+    if arguments.print_role {
+        let role = serde_norway::to_string(&conformance::role()).context("encode the Role")?;
+        return output::write(&role);
+    }
     let options = Options {
         kubeconfig: arguments.kubeconfig.clone(),
         context: arguments.context.clone(),
+        namespace: arguments.namespace.clone(),
         columns: columns(arguments),
         selection,
-        parallel: arguments.parallel,
+        parallel: arguments.parallel.into(),
         timeout: arguments.timeout,
         fail_fast: arguments.fail_fast,
         keep_on_failure: arguments.keep_on_failure,
@@ -247,6 +260,6 @@ impl Observer for Shown {
 
     fn cleans_up(&mut self) {
         self.under_way.clear();
-        self.bar.set_message("removing the namespace");
+        self.bar.set_message("removing what was made");
     }
 }

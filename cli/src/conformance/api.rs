@@ -1,22 +1,48 @@
 //! The Kubernetes API as the cases use it: JSON objects, requests to Pods, programs in containers.
 
+use std::sync::Arc;
+
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use kube::api::{AttachParams, AttachedProcess};
+use kube::api::{AttachParams, AttachedProcess, Portforwarder};
 use kube::client::Body;
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// One namespace of a cluster.
+use super::rights::Missing;
+use super::test::Skip;
+
+/// Kinds that cases make: kind, root of the API group, resource.
+pub(super) const KINDS: [(&str, &str, &str); 10] = [
+    ("Pod", "api/v1", "pods"),
+    ("ConfigMap", "api/v1", "configmaps"),
+    ("Secret", "api/v1", "secrets"),
+    ("Service", "api/v1", "services"),
+    ("PersistentVolumeClaim", "api/v1", "persistentvolumeclaims"),
+    ("Deployment", "apis/apps/v1", "deployments"),
+    ("StatefulSet", "apis/apps/v1", "statefulsets"),
+    ("DaemonSet", "apis/apps/v1", "daemonsets"),
+    ("Job", "apis/batch/v1", "jobs"),
+    (
+        "NetworkPolicy",
+        "apis/networking.k8s.io/v1",
+        "networkpolicies",
+    ),
+];
+
+/// One namespace of a cluster, with the user's rights.
 #[derive(Clone)]
 pub(super) struct Namespace {
     pub(super) client: Client,
     pub(super) name: String,
+    pub(super) missing: Arc<Missing>,
+    /// It is somebody else's, who may have rules of admission for it.
+    pub(super) shared: bool,
 }
 
 /// An HTTP answer.
@@ -54,22 +80,15 @@ impl Namespace {
     /// `/api/v1/namespaces/NAME/configmaps`, for the kinds that cases make.
     pub(super) fn path(&self, kind: &str) -> anyhow::Result<String> {
         let namespace = &self.name;
-        let (group, plural) = match kind {
-            "Pod" => ("api/v1", "pods"),
-            "ConfigMap" => ("api/v1", "configmaps"),
-            "Secret" => ("api/v1", "secrets"),
-            "Service" => ("api/v1", "services"),
+        let (root, plural) = match kind {
             "Event" => ("api/v1", "events"),
-            "PersistentVolumeClaim" => ("api/v1", "persistentvolumeclaims"),
-            "Deployment" => ("apis/apps/v1", "deployments"),
-            "StatefulSet" => ("apis/apps/v1", "statefulsets"),
-            "DaemonSet" => ("apis/apps/v1", "daemonsets"),
-            "ReplicaSet" => ("apis/apps/v1", "replicasets"),
-            "Job" => ("apis/batch/v1", "jobs"),
-            "NetworkPolicy" => ("apis/networking.k8s.io/v1", "networkpolicies"),
-            other => bail!("no path is known for objects of kind {other}"),
+            kind => KINDS
+                .iter()
+                .find(|(known, ..)| *known == kind)
+                .map(|(_, root, plural)| (*root, *plural))
+                .with_context(|| format!("no path is known for objects of kind {kind}"))?,
         };
-        Ok(format!("/{group}/namespaces/{namespace}/{plural}"))
+        Ok(format!("/{root}/namespaces/{namespace}/{plural}"))
     }
 
     /// Makes a request of any kind; what the server says counts, whatever its status.
@@ -80,6 +99,7 @@ impl Namespace {
         content_type: &str,
         body: Vec<u8>,
     ) -> anyhow::Result<Answer> {
+        self.missing.check_request(&method, path)?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -116,7 +136,11 @@ impl Namespace {
         let value: Value = serde_json::from_slice(&answer.body)
             .with_context(|| format!("{what}: status {}, not JSON", answer.status))?;
         if answer.status >= 400 {
-            bail!("{what}: {}", value["message"].as_str().unwrap_or("refused"));
+            let message = value["message"].as_str().unwrap_or("refused");
+            if self.shared && is_a_rule(answer.status, message) {
+                return Err(Skip(format!("the namespace does not allow it: {message}")).into());
+            }
+            bail!("{what}: {message}");
         }
         Ok(value)
     }
@@ -170,14 +194,66 @@ impl Namespace {
         let parameters = AttachParams::default()
             .container(container)
             .stdin(input.is_some());
-        let process = self
-            .pods()
-            .exec(pod, words.iter().copied(), &parameters)
-            .await
-            .map_err(|error| plain(&error))
-            .with_context(|| format!("exec {} in {container}", words.join(" ")))?;
-        finish(process, input).await
+        let process = self.exec_process(pod, words, &parameters);
+        finish(process.await?, input).await
     }
+
+    /// Starts a program in a container, on streams.
+    pub(super) async fn exec_process(
+        &self,
+        pod: &str,
+        words: &[impl AsRef<str>],
+        parameters: &AttachParams,
+    ) -> anyhow::Result<AttachedProcess> {
+        self.check_way("exec")?;
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        let pods = self.pods();
+        let process = pods.exec(pod, words.iter().copied(), parameters).await;
+        let container = parameters.container.as_deref().unwrap_or(pod);
+        process
+            .map_err(|error| plain(&error))
+            .with_context(|| format!("exec {} in {container}", words.join(" ")))
+    }
+
+    /// The streams of a container's own program.
+    pub(super) async fn attach(
+        &self,
+        pod: &str,
+        parameters: &AttachParams,
+    ) -> anyhow::Result<AttachedProcess> {
+        self.check_way("attach")?;
+        let process = self.pods().attach(pod, parameters).await;
+        process.map_err(|error| plain(&error))
+    }
+
+    /// A way to a port of a Pod.
+    pub(super) async fn forward(&self, pod: &str, port: u16) -> anyhow::Result<Portforwarder> {
+        self.check_way("portforward")?;
+        let forwarder = self.pods().portforward(pod, &[port]).await;
+        forwarder.map_err(|error| plain(&error))
+    }
+
+    /// GET whose answer is read as it comes.
+    pub(super) async fn stream(&self, path: &str) -> anyhow::Result<Body> {
+        self.missing.check_request(&Method::GET, path)?;
+        let request = Request::get(path).body(Body::empty())?;
+        Ok(self.client.send(request).await?.into_body())
+    }
+
+    /// Whether the user may go that way into a Pod; servers differ in which verb they ask for.
+    fn check_way(&self, subresource: &str) -> Result<(), Skip> {
+        let path = format!("/api/v1/namespaces/{}/pods/any/{subresource}", self.name);
+        for method in [Method::GET, Method::POST] {
+            self.missing.check_request(&method, &path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a refusal is a rule of the namespace, such as its Pod security standard, or of the user's
+/// rights. A quota is neither: it has room again when other Pods have ended.
+fn is_a_rule(status: u16, message: &str) -> bool {
+    status == 403 && !message.contains("exceeded quota")
 }
 
 /// Feeds a process, collects what it prints, and waits for its end.

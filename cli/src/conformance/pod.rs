@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::api::{Answer, Output};
 use super::case::{Half, Verdict};
 use super::test::{Test, expect, expect_in, port};
+use crate::explain;
 
 /// Reasons to wait that do not pass in a Pod of the suite, where every image is on the node.
 const HOPELESS: [&str; 6] = [
@@ -403,7 +404,11 @@ pub(super) fn hopeless(status: &ContainerStatus) -> Verdict {
         && HOPELESS.contains(&reason.as_str())
     {
         let message = waiting.message.as_deref().unwrap_or_default();
-        bail!("{} waits for ever: {reason}: {message}", status.name);
+        let remark = explain::remark(message);
+        bail!(
+            "{} waits for ever: {reason}: {message}{remark}",
+            status.name
+        );
     }
     Ok(())
 }
@@ -413,8 +418,9 @@ pub(super) fn describe(end: &ContainerStateTerminated) -> String {
     let reason = end.reason.as_deref().unwrap_or("without a reason");
     let message = end.message.as_deref().unwrap_or_default().trim_end();
     let separator = if message.is_empty() { "" } else { ": " };
+    let remark = explain::remark(message);
     format!(
-        "ended with {} ({reason}){separator}{message}",
+        "ended with {} ({reason}){separator}{message}{remark}",
         end.exit_code
     )
 }
@@ -450,11 +456,14 @@ fn state(status: &ContainerStatus) -> String {
         Some(ContainerState {
             waiting: Some(waiting),
             ..
-        }) => format!(
-            "waits: {} {}",
-            waiting.reason.as_deref().unwrap_or_default(),
-            waiting.message.as_deref().unwrap_or_default()
-        ),
+        }) => {
+            let message = waiting.message.as_deref().unwrap_or_default();
+            format!(
+                "waits: {} {message}{}",
+                waiting.reason.as_deref().unwrap_or_default(),
+                explain::remark(message)
+            )
+        }
         _ => "has no state".into(),
     };
     format!("{state}{restarts}")

@@ -76,6 +76,9 @@ fn about(results: &Results) -> String {
     if results.cluster.nodes.len() > 1 {
         parts.push(format!("{} nodes", results.cluster.nodes.len()));
     }
+    if let Some(namespace) = &results.namespace {
+        parts.push(format!("in namespace {namespace}"));
+    }
     parts.join(" · ")
 }
 

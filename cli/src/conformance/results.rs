@@ -19,6 +19,9 @@ pub struct Results {
     pub started: String,
     pub seconds: f64,
     pub profile: Option<Profile>,
+    /// The namespace that was there; none where the run made its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     pub cluster: Cluster,
     /// What was run side by side, in the order of each case's outcomes.
     pub columns: Vec<ColumnInfo>,
@@ -158,10 +161,13 @@ impl Results {
         let claim = |(index, column): (usize, &ColumnInfo)| {
             let counts = self.counts_of(index);
             let total = counts.passed + counts.failed + counts.skipped;
-            let verdict = if counts.passed == total {
-                "conformant"
-            } else {
+            let verdict = if counts.failed > 0 {
                 "not conformant"
+            } else if counts.skipped > 0 {
+                // Neither can be told.
+                "not shown to be conformant"
+            } else {
+                "conformant"
             };
             format!(
                 "{}: {} is {verdict} ({}/{total}), Kubernetes {}, wasmkind {}",

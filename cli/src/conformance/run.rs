@@ -1,12 +1,13 @@
 //! Runs cases side by side, each in time, and removes what they made.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Node as NodeObject};
+use k8s_openapi::api::core::v1::Node as NodeObject;
 use k8s_openapi::api::node::v1::RuntimeClass;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 use serde_json::json;
@@ -14,18 +15,17 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use super::api::Namespace;
 use super::case::{Case, Half};
 use super::error::{Error, Result};
 use super::evidence;
+use super::namespace::{self, Home};
 use super::results::{CaseResult, CaseRun, Cluster, ColumnInfo, FORMAT, Node, Outcome, Results};
+use super::rights::{self, Missing};
 use super::selection::{Selection, documentation};
-use super::test::{HalvesFailed, Images, RUN_LABEL, Setting, Skip, Test};
+use super::test::{HalvesFailed, Images, Setting, Skip, Test};
 
 /// Where the guest's images are unless told otherwise; the node image has them.
 pub const DEFAULT_REGISTRY: &str = "wasmkind.dev/conformance";
-/// For the last Pods to end, and the namespace with them.
-const CLEAN_UP: Duration = Duration::from_secs(90);
 /// For the images of a first Pod to be found or pulled.
 const IMAGES: Duration = Duration::from_secs(120);
 const EVIDENCE: Duration = Duration::from_secs(10);
@@ -35,6 +35,8 @@ const EVIDENCE: Duration = Duration::from_secs(10);
 pub struct Options {
     pub kubeconfig: Option<PathBuf>,
     pub context: Option<String>,
+    /// A namespace that is there, instead of one of the suite's own.
+    pub namespace: Option<String>,
     pub columns: Vec<Column>,
     pub selection: Selection,
     /// Cases at a time.
@@ -107,11 +109,11 @@ pub async fn run(
     let client = connect(options).await?;
     let began = Instant::now();
     let mut interrupt = std::pin::pin!(interrupt);
-    let (cluster, ()) = tokio::select! {
-        found = async { tokio::try_join!(describe(&client), check_classes(&client, options)) } => found?,
+    let id = run_id();
+    let (cluster, missing) = tokio::select! {
+        found = look_around(&client, options, &id) => found?,
         () = &mut interrupt => return Err(Error::Interrupted),
     };
-    let id = run_id();
     let started = OffsetDateTime::now_utc()
         .format(&Rfc3339)
         .unwrap_or_default();
@@ -125,13 +127,11 @@ pub async fn run(
         })
         .collect();
     for (index, column) in options.columns.iter().enumerate() {
-        let namespace = Namespace {
-            client: client.clone(),
-            name: format!("wasmkind-conformance-{id}-{index}"),
-        };
         observer.begins(&column.name(), cases.len());
+        let existing = options.namespace.as_deref();
+        let home = Home::create(&client, missing.clone(), existing, &id, index).await?;
         let ran = tokio::select! {
-            ran = run_column(&namespace, &id, column, &cases, options, observer) => ran,
+            ran = run_column(&home, column, &cases, options, observer) => ran,
             () = &mut interrupt => Err(Error::Interrupted),
         };
         let kept = options.keep_on_failure
@@ -141,7 +141,7 @@ pub async fn run(
             });
         if !kept {
             observer.cleans_up();
-            let removed = remove(&namespace).await;
+            let removed = home.remove().await;
             // What failed first is what the user has to know.
             if ran.is_ok() {
                 removed?;
@@ -158,6 +158,7 @@ pub async fn run(
         started,
         seconds: began.elapsed().as_secs_f64(),
         profile: options.selection.whole_profile(),
+        namespace: options.namespace.clone(),
         cluster,
         columns: options
             .columns
@@ -188,27 +189,48 @@ async fn connect(options: &Options) -> Result<Client> {
     Client::try_from(config).map_err(Error::api("connect to the cluster"))
 }
 
-async fn describe(client: &Client) -> Result<Cluster> {
+/// What the cluster is, and which rights the user lacks.
+///
+/// # Errors
+/// When the suite cannot be run there; nothing has been made.
+async fn look_around(
+    client: &Client,
+    options: &Options,
+    run: &str,
+) -> Result<(Cluster, Arc<Missing>)> {
     let version = client.apiserver_version().await;
     let version = version.map_err(Error::api("ask the cluster for its version"))?;
+    let own = namespace::own_name(run, 0);
+    let existing = options.namespace.as_deref();
+    let missing = rights::review(client, existing.unwrap_or(&own), existing.is_none()).await?;
+    // Without that right the first Pod tells whether its RuntimeClass is there.
+    if missing.may_list("node.k8s.io", "runtimeclasses") {
+        check_classes(client, options).await?;
+    }
+    let mut cluster = Cluster {
+        kubernetes: version.git_version,
+        nodes: Vec::new(),
+    };
+    if missing.may_list("", "nodes") {
+        cluster.nodes = nodes(client).await?;
+    }
+    Ok((cluster, Arc::new(missing)))
+}
+
+async fn nodes(client: &Client) -> Result<Vec<Node>> {
     let nodes: Api<NodeObject> = Api::all(client.clone());
     let nodes = nodes.list(&ListParams::default()).await;
     let nodes = nodes.map_err(Error::api("list the nodes"))?;
-    Ok(Cluster {
-        kubernetes: version.git_version,
-        nodes: nodes
-            .into_iter()
-            .filter_map(|node| {
-                let info = node.status?.node_info?;
-                Some(Node {
-                    architecture: info.architecture,
-                    container_runtime: info.container_runtime_version,
-                    kernel: info.kernel_version,
-                    os: info.os_image,
-                })
-            })
-            .collect(),
-    })
+    let infos = nodes.into_iter().filter_map(|node| {
+        let info = node.status?.node_info?;
+        Some(Node {
+            architecture: info.architecture,
+            container_runtime: info.container_runtime_version,
+            kernel: info.kernel_version,
+            os: info.os_image,
+        })
+    });
+    Ok(infos.collect())
 }
 
 async fn check_classes(client: &Client, options: &Options) -> Result<()> {
@@ -239,16 +261,15 @@ fn run_id() -> String {
 }
 
 async fn run_column(
-    namespace: &Namespace,
-    id: &str,
+    home: &Home,
     column: &Column,
     cases: &[Case],
     options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Vec<CaseRun>> {
-    create(namespace, id).await?;
+    home.wait_until_usable().await;
     let setting = column.setting(&options.registry);
-    check_images(namespace, &setting).await?;
+    check_images(home, &setting).await?;
     // Those that wait for long do so beside the others.
     let mut order: Vec<usize> = (0..cases.len()).collect();
     order.sort_by_key(|index| !cases[*index].slow);
@@ -264,7 +285,7 @@ async fn run_column(
                 skipped("it is about Wasm only")
             } else {
                 let _ = events.send((index, None));
-                run_case(namespace, setting, case, options).await
+                run_case(home, setting, case, options).await
             };
             if options.fail_fast && matches!(run.outcome, Outcome::Failed { .. }) {
                 stop.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -299,15 +320,11 @@ fn skipped(reason: &str) -> CaseRun {
     }
 }
 
-async fn run_case(
-    namespace: &Namespace,
-    setting: &Setting,
-    case: &Case,
-    options: &Options,
-) -> CaseRun {
+async fn run_case(home: &Home, setting: &Setting, case: &Case, options: &Options) -> CaseRun {
     let began = Instant::now();
     let deadline = began + options.timeout;
-    let test = Test::new(namespace.clone(), setting.clone(), case.name, deadline);
+    let test = Test::new(home, setting.clone(), case.name, deadline);
+    let namespace = &home.namespace;
     let verdict = match tokio::time::timeout_at(deadline, (case.body)(test.clone())).await {
         Ok(verdict) => verdict,
         Err(_) => Err(anyhow::anyhow!(
@@ -351,49 +368,19 @@ async fn run_case(
     CaseRun { seconds, outcome }
 }
 
-async fn create(namespace: &Namespace, id: &str) -> Result<()> {
-    let namespaces: Api<NamespaceObject> = Api::all(namespace.client.clone());
-    let object = json!({ "metadata": {
-        "name": namespace.name,
-        "labels": {
-            RUN_LABEL: id,
-            // Some cases share parts of the node with their Pod.
-            "pod-security.kubernetes.io/enforce": "privileged",
-        },
-    } });
-    let object: NamespaceObject = serde_json::from_value(object).map_err(|source| Error::Api {
-        what: "describe the namespace".into(),
-        source: Box::new(kube::Error::SerdeError(source)),
-    })?;
-    let created = namespaces.create(&PostParams::default(), &object).await;
-    created.map_err(Error::api(format!("create namespace {}", namespace.name)))?;
-    // Pods are refused before their service account is there.
-    let path = format!(
-        "/api/v1/namespaces/{}/serviceaccounts/default",
-        namespace.name
-    );
-    while namespace.get(&path).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
-}
-
 /// One missing image would fail every case, each after a long wait.
-async fn check_images(namespace: &Namespace, setting: &Setting) -> Result<()> {
-    let test = Test::new(
-        namespace.clone(),
-        setting.clone(),
-        "images",
-        Instant::now() + IMAGES,
-    );
+async fn check_images(home: &Home, setting: &Setting) -> Result<()> {
+    let deadline = Instant::now() + IMAGES;
+    let test = Test::new(home, setting.clone(), "images", deadline);
     let pod = test.pod(json!({ "containers": test.both(|half| test.command(half, &["true"])) }));
     let failed = |half: Half, reason: String| Error::NoImage {
         image: test.image(half),
         reason,
     };
-    let pod = pod
-        .await
-        .map_err(|error| failed(Half::Linux, format!("{error:#}")))?;
+    let pod = pod.await.map_err(|error| Error::Api {
+        what: format!("create the first Pod in namespace {}", home.namespace.name),
+        reason: format!("{error:#}"),
+    })?;
     let found = pod.watch("the images are there", |state| {
         let Some(state) = state else { return Ok(None) };
         let mut present = 0;
@@ -420,39 +407,10 @@ async fn check_images(namespace: &Namespace, setting: &Setting) -> Result<()> {
         Ok((present == 2).then_some(None))
     });
     let found = found.await;
-    let _ = namespace.delete(&pod.path(), Some(0)).await;
+    let _ = home.namespace.delete(&pod.path(), Some(0)).await;
     match found {
         Ok(Some((half, reason))) => Err(failed(half, reason)),
         // Whatever else is wrong with the first Pod, the cases will tell better.
         Ok(None) | Err(_) => Ok(()),
-    }
-}
-
-/// Removes a namespace, and waits until it is gone with all that is in it.
-async fn remove(namespace: &Namespace) -> Result<()> {
-    let namespaces: Api<NamespaceObject> = Api::all(namespace.client.clone());
-    let pods = namespace.pods();
-    let _ = pods
-        .delete_collection(
-            &DeleteParams::default().grace_period(1),
-            &ListParams::default(),
-        )
-        .await;
-    let what = format!("delete namespace {}", namespace.name);
-    match namespaces
-        .delete(&namespace.name, &DeleteParams::default())
-        .await
-    {
-        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-        other => other.map_err(Error::api(what))?,
-    };
-    let gone = kube::runtime::wait::await_condition(
-        namespaces,
-        &namespace.name,
-        |object: Option<&NamespaceObject>| object.is_none(),
-    );
-    match tokio::time::timeout(CLEAN_UP, gone).await {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Error::NamespaceLeft(namespace.name.clone())),
     }
 }

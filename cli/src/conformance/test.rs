@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use futures_util::future::join_all;
+use http::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::api::Namespace;
 use super::case::{Half, Verdict};
+use super::namespace::{Home, Made, Marks};
 use super::pod::Running;
 
 /// Between two looks at what cannot be watched.
@@ -49,31 +51,22 @@ pub(super) struct Test(Arc<Inner>);
 
 struct Inner {
     namespace: Namespace,
+    marks: Marks,
     setting: Setting,
-    /// The case's, with `-` for `.`: prefix of all its objects' names.
+    /// The case's, with `-` for `.`, and the run's where others have objects in the namespace: all
+    /// its objects' names begin with it.
     name: String,
     deadline: Instant,
     made: Mutex<Vec<Made>>,
 }
 
-/// An object to remove.
-#[derive(Debug, Clone)]
-pub(super) struct Made {
-    pub(super) kind: String,
-    pub(super) name: String,
-}
-
 impl Test {
-    pub(super) fn new(
-        namespace: Namespace,
-        setting: Setting,
-        case: &str,
-        deadline: Instant,
-    ) -> Self {
+    pub(super) fn new(home: &Home, setting: Setting, case: &str, deadline: Instant) -> Self {
         Self(Arc::new(Inner {
-            namespace,
+            namespace: home.namespace.clone(),
+            marks: home.marks.clone(),
             setting,
-            name: case.replace('.', "-"),
+            name: case.replace('.', "-") + &home.marks.suffix,
             deadline,
             made: Mutex::default(),
         }))
@@ -187,7 +180,7 @@ impl Test {
 
     /// Labels of an object that a controller's selector, or a Service's, finds.
     pub(super) fn labels(&self) -> Value {
-        json!({ CASE_LABEL: self.name() })
+        json!({ CASE_LABEL: self.name(), RUN_LABEL: self.0.marks.run })
     }
 
     /// Creates an object under the case's name, or the one that it has.
@@ -207,6 +200,13 @@ impl Test {
         }
         let name = metadata["name"].as_str().unwrap_or_default().to_owned();
         metadata["labels"] = self.labels().with(metadata["labels"].take());
+        if let Some(owner) = &self.0.marks.owner {
+            metadata["ownerReferences"] = json!([owner]);
+        }
+        // What could not be removed is not made.
+        let missing = &self.namespace().missing;
+        missing.check_request(&Method::DELETE, &format!("{path}/{name}"))?;
+        self.0.marks.record(kind, &name);
         if let Ok(mut made) = self.0.made.lock() {
             made.push(Made {
                 kind: kind.into(),
@@ -251,14 +251,15 @@ impl Test {
         let asked = async {
             loop {
                 match ask().await {
-                    Ok(answer) => return answer,
+                    Ok(answer) => return Ok(answer),
+                    Err(error) if error.is::<Skip>() => return Err(error),
                     Err(error) => last = error,
                 }
                 tokio::time::sleep(LOOK).await;
             }
         };
         match tokio::time::timeout_at(self.deadline(), asked).await {
-            Ok(answer) => Ok(answer),
+            Ok(answer) => answer,
             Err(_) => Err(last),
         }
     }
@@ -266,11 +267,14 @@ impl Test {
     /// Asserts something for each half, at the same time; the error tells which halves fail.
     pub(super) async fn each(&self, assert: impl AsyncFn(Half) -> Verdict) -> Verdict {
         let verdicts = join_all(Half::BOTH.map(|half| assert(half))).await;
-        let failures: Vec<_> = Half::BOTH
-            .into_iter()
-            .zip(verdicts)
-            .filter_map(|(half, verdict)| Some((half, format!("{:#}", verdict.err()?))))
-            .collect();
+        let mut failures = Vec::new();
+        for (half, verdict) in Half::BOTH.into_iter().zip(verdicts) {
+            match verdict {
+                Ok(()) => {}
+                Err(error) if error.is::<Skip>() => return Err(error),
+                Err(error) => failures.push((half, format!("{error:#}"))),
+            }
+        }
         if failures.is_empty() {
             Ok(())
         } else {

@@ -58,11 +58,7 @@ async fn ephemeral(test: Test) -> Verdict {
 
 /// One request over a forwarded port.
 async fn forwarded(test: &Test, port: u16) -> anyhow::Result<String> {
-    let pods = test.namespace().pods();
-    let mut forward = pods
-        .portforward(test.name(), &[port])
-        .await
-        .map_err(|error| crate::conformance::api::plain(&error))?;
+    let mut forward = test.namespace().forward(test.name(), port).await?;
     let mut stream = forward
         .take_stream(port)
         .context("no stream for the port")?;

@@ -278,10 +278,11 @@ async fn tty(test: Test) -> Verdict {
     let pod = staying(&test).await?;
     test.each(async |half| {
         let parameters = AttachParams::interactive_tty().container(half.as_str());
-        let pods = test.namespace().pods();
         let words = test.words(half, &["tty"]);
-        let process = pods.exec(pod.name(), words, &parameters).await;
-        let mut process = process.map_err(|error| api::plain(&error))?;
+        let process = test
+            .namespace()
+            .exec_process(pod.name(), &words, &parameters);
+        let mut process = process.await?;
         let status = there(process.take_status(), "the status")?;
         // Open until the end: a terminal whose input ends may be hung up.
         let _stdin = process.stdin();
@@ -296,7 +297,6 @@ async fn resize(test: Test) -> Verdict {
     let pod = staying(&test).await?;
     test.each(async |half| {
         let parameters = AttachParams::interactive_tty().container(half.as_str());
-        let pods = test.namespace().pods();
         // WASI has no way to ask for the size: there it must only do no harm.
         let linux = test.build(half) == Half::Linux;
         let (asks, expected) = match linux {
@@ -312,8 +312,10 @@ async fn resize(test: Test) -> Verdict {
             .chain(["tty"])
             .collect();
         let words = test.words(half, &acts);
-        let process = pods.exec(pod.name(), words, &parameters).await;
-        let mut process = process.map_err(|error| api::plain(&error))?;
+        let process = test
+            .namespace()
+            .exec_process(pod.name(), &words, &parameters);
+        let mut process = process.await?;
         let mut sizes = process.terminal_size().context("no channel for the size")?;
         sizes
             .try_send(TerminalSize {
@@ -362,9 +364,7 @@ async fn attach_output(test: Test) -> Verdict {
     pod.both_run().await?;
     test.each(async |half| {
         let parameters = AttachParams::default().container(half.as_str());
-        let pods = test.namespace().pods();
-        let process = pods.attach(pod.name(), &parameters).await;
-        let mut process = process.map_err(|error| api::plain(&error))?;
+        let mut process = test.namespace().attach(pod.name(), &parameters).await?;
         let mut stdout = there(process.stdout(), "stdout")?;
         let mut seen = String::new();
         until(&mut stdout, &mut seen, "\n").await?;
@@ -398,9 +398,7 @@ async fn attached(test: &Test, tty: bool) -> Verdict {
             .stdin(true)
             .stderr(!tty)
             .tty(tty);
-        let pods = test.namespace().pods();
-        let process = pods.attach(pod.name(), &parameters).await;
-        let mut process = process.map_err(|error| api::plain(&error))?;
+        let mut process = test.namespace().attach(pod.name(), &parameters).await?;
         let (mut stdin, mut stdout) = (
             there(process.stdin(), "stdin")?,
             there(process.stdout(), "stdout")?,

@@ -152,9 +152,7 @@ async fn follow(test: Test) -> Verdict {
     pod.both_run().await?;
     test.each(async |half| {
         let path = format!("{}/log?container={half}&follow=true", pod.path());
-        let request = http::Request::get(path).body(kube::client::Body::empty())?;
-        let response = test.namespace().client.send(request).await?;
-        let mut body = response.into_body();
+        let mut body = test.namespace().stream(&path).await?;
         let mut seen = String::new();
         while !seen.contains("first\n") {
             let frame = body
@@ -169,9 +167,7 @@ async fn follow(test: Test) -> Verdict {
         let parameters = kube::api::AttachParams::default()
             .container(half.as_str())
             .stdin(true);
-        let pods = test.namespace().pods();
-        let process = pods.attach(pod.name(), &parameters).await;
-        let mut process = process.map_err(|error| crate::conformance::api::plain(&error))?;
+        let mut process = test.namespace().attach(pod.name(), &parameters).await?;
         let mut stdin = process.stdin().context("stdin is not there")?;
         tokio::io::AsyncWriteExt::write_all(&mut stdin, b"end\n").await?;
         while let Some(frame) = body.frame().await {

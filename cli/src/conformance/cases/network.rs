@@ -500,8 +500,7 @@ async fn streaming(test: Test) -> Verdict {
     test.each(async |half| {
         pod.get_when_up(half, "/").await?;
         let path = format!("{}:{}/proxy/ticks?count=8", pod.path(), port(half));
-        let request = http::Request::get(path).body(kube::client::Body::empty())?;
-        let mut body = test.namespace().client.send(request).await?.into_body();
+        let mut body = test.namespace().stream(&path).await?;
         let mut seen = String::new();
         let mut first = None;
         while let Some(frame) = body.frame().await {

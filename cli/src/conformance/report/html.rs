@@ -107,6 +107,10 @@ fn row(results: &Results, case: &CaseResult, slowest: f64) -> String {
         name = escape(&case.name),
     );
     for (column, run) in results.columns.iter().zip(&case.results) {
+        if let Outcome::Skipped { reason } = &run.outcome {
+            let (column, reason) = (escape(&column.name), escape(reason));
+            let _ = write!(html, "<small>{column} skipped: {reason}</small>");
+        }
         if let Outcome::Failed {
             assertion,
             evidence,
@@ -133,10 +137,7 @@ fn row(results: &Results, case: &CaseResult, slowest: f64) -> String {
 fn cell(run: &CaseRun, slowest: f64) -> String {
     let outcome = run.outcome.as_str();
     match &run.outcome {
-        Outcome::Skipped { reason } => format!(
-            "<td class=\"outcome {outcome}\" title=\"{}\">skipped</td>",
-            escape(reason)
-        ),
+        Outcome::Skipped { .. } => format!("<td class=\"outcome {outcome}\">skipped</td>"),
         _ => format!(
             "<td class=\"outcome {outcome}\">{outcome}<span class=\"time\"><i style=\"width:{:.0}%\"></i>{:.1} s</span></td>",
             100.0 * run.seconds / slowest,

@@ -44,9 +44,14 @@ pub(super) fn render(results: &Results) -> String {
             outcomes.join(" | ")
         );
     }
+    let mut skipped = String::new();
     let mut failures = String::new();
     for case in &results.cases {
         for (column, run) in results.columns.iter().zip(&case.results) {
+            if let Outcome::Skipped { reason } = &run.outcome {
+                let column = cell(&column.name);
+                let _ = writeln!(skipped, "- {} with {column}: {}", case.name, cell(reason));
+            }
             if let Outcome::Failed {
                 assertion,
                 evidence,
@@ -68,6 +73,10 @@ pub(super) fn render(results: &Results) -> String {
     if !failures.is_empty() {
         text.push_str("\n## Failures\n\n");
         text.push_str(&failures);
+    }
+    if !skipped.is_empty() {
+        text.push_str("\n## Skipped\n\n");
+        text.push_str(&skipped);
     }
     text
 }

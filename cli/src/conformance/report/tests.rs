@@ -37,6 +37,7 @@ fn example() -> Results {
         started: "2026-11-24T12:00:00Z".into(),
         seconds: 61.0,
         profile: Some(Profile::MixedPodV1),
+        namespace: None,
         cluster: Cluster {
             kubernetes: "v1.37.2".into(),
             nodes: vec![Node {
