@@ -15,13 +15,14 @@ pub mod list;
 mod name;
 mod node;
 mod objects;
+mod obstacles;
 pub mod pki;
 mod rollback;
 pub mod sample;
 mod static_pods;
 
 pub use error::{Error, Result};
-pub use name::{ClusterName, NodeName, Role};
+pub use name::{ClusterName, InvalidName, NodeName, Role};
 
 /// kind's label for the cluster that a container belongs to.
 pub const CLUSTER_LABEL: &str = "io.x-k8s.kind.cluster";

@@ -8,6 +8,7 @@ use http::{Method, Request};
 use kube::config::AuthInfo;
 use serde_json::Value;
 
+use super::obstacles::Obstacles;
 use super::pki::Pair;
 
 /// Between two tries. A starting API server is what everything waits for.
@@ -88,11 +89,18 @@ impl Failure {
 #[derive(Clone)]
 pub struct Api {
     client: kube::Client,
+    /// What it keeps trying.
+    obstacles: Obstacles,
 }
 
 impl Api {
     /// A connection to `https://{endpoint}`, trusting `ca` (DER); anonymous without an identity.
-    pub fn connect(endpoint: &str, ca: Vec<u8>, identity: Option<&Pair>) -> Result<Self, Failure> {
+    pub fn connect(
+        endpoint: &str,
+        ca: Vec<u8>,
+        identity: Option<&Pair>,
+        obstacles: Obstacles,
+    ) -> Result<Self, Failure> {
         let url = format!("https://{endpoint}")
             .parse()
             .map_err(|_| Failure::Address {
@@ -114,6 +122,7 @@ impl Api {
         config.proxy_url = None;
         Ok(Self {
             client: kube::Client::try_from(config)?,
+            obstacles,
         })
     }
 
@@ -130,15 +139,24 @@ impl Api {
         config.proxy_url = None;
         Ok(Self {
             client: kube::Client::try_from(config)?,
+            obstacles: Obstacles::default(),
         })
+    }
+
+    /// Why what it keeps trying has not succeeded.
+    pub fn obstacles(&self) -> &Obstacles {
+        &self.obstacles
     }
 
     /// Waits until the server answers `/version` to this identity.
     pub async fn wait_for_version(&self) {
-        while !matches!(
-            tokio::time::timeout(TRY, self.text("/version")).await,
-            Ok(Ok(_))
-        ) {
+        let operation = "ask for its version";
+        loop {
+            let answer = tokio::time::timeout(TRY, self.text("/version")).await;
+            match answer.unwrap_or(Err(Failure::Silent(TRY))) {
+                Ok(_) => return self.obstacles.gone(operation),
+                Err(failure) => self.obstacles.met(operation, failure),
+            }
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -175,6 +193,7 @@ impl Api {
     /// Creates an object; one that is there already is left as it is. Keeps trying while the server
     /// may not yet be ready for it.
     pub async fn create(&self, object: &Value) -> Result<(), Failure> {
+        let operation = format!("create {}", describe(object));
         let path = format!("{}?fieldManager=wasmkind", self.collection(object).await?);
         let body = Bytes::from(object.to_string());
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -184,16 +203,22 @@ impl Api {
                 .body(body.to_vec())?;
             let failure =
                 match tokio::time::timeout(TRY, self.client.request::<Value>(request)).await {
-                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Ok(_)) => {
+                        self.obstacles.gone(&operation);
+                        return Ok(());
+                    }
                     Ok(Err(error)) => Failure::from(error),
                     Err(_) => Failure::Silent(TRY),
                 };
             if failure.is_already_there() {
+                self.obstacles.gone(&operation);
                 return Ok(());
             }
             if !failure.may_pass() || tokio::time::Instant::now() > deadline {
+                self.obstacles.gone(&operation);
                 return Err(failure);
             }
+            self.obstacles.met(&operation, failure);
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -337,6 +362,60 @@ mod tests {
     fn an_object_that_exists_is_no_failure() {
         assert!(refused(409, "AlreadyExists").is_already_there());
         assert!(!refused(409, "Conflict").is_already_there());
+    }
+
+    /// The API of a server that refuses everything.
+    fn refusing(status: &str, message: &str) -> Api {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let code: u16 = status[..3].parse().unwrap();
+        let body = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure",
+            "message": message, "reason": "Forbidden", "code": code,
+        })
+        .to_string();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        Api {
+            client: kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap(),
+            obstacles: Obstacles::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_tried_again_leaves_its_last_refusal() {
+        let api = refusing("403 Forbidden", "configmaps is forbidden: not yet");
+        let object = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "c", "namespace": "n" },
+        });
+        let second = Duration::from_secs(1);
+        let created = tokio::time::timeout(second, api.create(&object)).await;
+        assert!(created.is_err(), "{created:?}");
+        assert_eq!(
+            api.obstacles().told(),
+            ": create ConfigMap n/c: configmaps is forbidden: not yet"
+        );
+        let api = refusing("500 Internal Server Error", "etcd is not there");
+        assert!(
+            tokio::time::timeout(second, api.wait_for_version())
+                .await
+                .is_err()
+        );
+        assert_eq!(
+            api.obstacles().told(),
+            ": ask for its version: etcd is not there"
+        );
     }
 
     #[test]

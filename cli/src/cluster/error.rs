@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::diagnose::Findings;
-use super::name::{ClusterName, InvalidName};
+use super::name::ClusterName;
 use crate::{docker, kubeconfig};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -11,8 +11,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A failed operation on a cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(transparent)]
-    Name(#[from] InvalidName),
     #[error("cluster {name} exists already: it has the nodes {}", nodes.join(", "))]
     Exists {
         name: ClusterName,
@@ -60,10 +58,12 @@ pub enum Error {
     },
     #[error("node {node} stopped while it was booting")]
     NodeStopped { node: String, findings: Findings },
-    #[error("{what} after {}", whole_seconds(*.after))]
+    #[error("{what} after {}{last}", whole_seconds(*.after))]
     Timeout {
         what: String,
         after: Duration,
+        /// The last failure of what was tried, from [`super::obstacles::Obstacles::told`].
+        last: String,
         findings: Findings,
     },
     #[error("node {node}: {problem}")]

@@ -14,12 +14,12 @@ pub struct ClusterName(String);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     // kind's words.
-    #[error("'{0}' is not a valid cluster name, cluster names must match `^[a-z0-9.-]+$`")]
-    Characters(String),
-    #[error("'{0}' is not a valid cluster name: it must begin with a letter or a digit")]
-    Start(String),
-    #[error("'{0}' is not a valid cluster name: with it, node names are longer than 63 characters")]
-    Length(String),
+    #[error("cluster names must match `^[a-z0-9.-]+$`")]
+    Characters,
+    #[error("cluster names begin with a letter or a digit")]
+    Start,
+    #[error("with it, node names are longer than 63 characters")]
+    Length,
 }
 
 impl FromStr for ClusterName {
@@ -29,15 +29,15 @@ impl FromStr for ClusterName {
         let allowed =
             |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
         if name.is_empty() || !name.chars().all(allowed) {
-            return Err(InvalidName::Characters(name.into()));
+            return Err(InvalidName::Characters);
         }
         // Docker's rule for containers, which are named after it.
         if name.starts_with(['.', '-']) {
-            return Err(InvalidName::Start(name.into()));
+            return Err(InvalidName::Start);
         }
         let cluster = Self(name.into());
         if cluster.node(Role::ControlPlane, 1).as_str().len() > LONGEST_NODE_NAME {
-            return Err(InvalidName::Length(name.into()));
+            return Err(InvalidName::Length);
         }
         Ok(cluster)
     }
@@ -136,7 +136,7 @@ mod tests {
         assert!("a".repeat(49).parse::<ClusterName>().is_ok());
         assert!(matches!(
             "a".repeat(50).parse::<ClusterName>(),
-            Err(InvalidName::Length(_))
+            Err(InvalidName::Length)
         ));
     }
 

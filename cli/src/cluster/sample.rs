@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::api::Api;
 use super::{Error, Result, objects};
 use crate::docker::archive;
+use crate::explain::remark;
 use crate::progress::Progress;
 
 /// Where the node image keeps it.
@@ -52,7 +53,11 @@ pub async fn deploy(
             Ok(answer)
         }
         Err(_) => Err(Error::Sample {
-            what: format!("the sample does not answer after {} s", wait.as_secs()),
+            what: format!(
+                "the sample does not answer after {} s{}",
+                wait.as_secs(),
+                api.obstacles().told()
+            ),
             details: why(&api).await,
         }),
     }
@@ -62,8 +67,9 @@ pub async fn deploy(
 async fn answer(api: &Api) -> String {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/services/http:{NAME}:80/proxy/");
     loop {
-        if let Ok(answer) = api.text(&path).await {
-            return answer;
+        match api.text(&path).await {
+            Ok(answer) => return answer,
+            Err(failure) => api.obstacles().met("its service", failure),
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -105,10 +111,10 @@ async fn why(api: &Api) -> String {
             .into_iter()
             .flatten()
             .filter(|event| event["type"] == "Warning");
-        lines.extend(
-            warnings
-                .map(|event| format!("{}: {}", text(&event["reason"]), text(&event["message"]))),
-        );
+        lines.extend(warnings.map(|event| {
+            let message = text(&event["message"]);
+            format!("{}: {message}{}", text(&event["reason"]), remark(message))
+        }));
     }
     let last = lines.len().saturating_sub(10);
     lines[last..]

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use crate::cluster::api::{Api, Failure};
 use crate::cluster::bootstrap::{Bootstrap, FIRST_NODE_POD_SUBNET};
+use crate::cluster::obstacles::Obstacles;
 use crate::cluster::pki::{Authorities, Pair};
 use crate::cluster::{Error, Result, cni, diagnose, objects};
 use crate::docker::archive::{self, Archive};
@@ -48,8 +49,10 @@ impl ControlPlane<'_> {
         wait: Duration,
         progress: &Progress,
     ) -> Result<()> {
+        let obstacles = Obstacles::default();
         let connect = |identity| {
-            let connected = Api::connect(self.endpoint, self.authorities.ca_der(), identity);
+            let ca = self.authorities.ca_der();
+            let connected = Api::connect(self.endpoint, ca, identity, obstacles.clone());
             connected.map_err(|source| Error::Api {
                 what: "connect to the API server".into(),
                 source,
@@ -59,10 +62,15 @@ impl ControlPlane<'_> {
 
         let step = progress.step("Starting the control plane");
         let manifests = tokio::try_join!(
-            self.within(API_PATIENCE, "the API server did not answer", async {
-                admin.wait_for_version().await;
-                Ok(())
-            }),
+            self.within(
+                API_PATIENCE,
+                "the API server did not answer",
+                &obstacles,
+                async {
+                    admin.wait_for_version().await;
+                    Ok(())
+                }
+            ),
             self.manifests(),
         )?
         .1;
@@ -85,6 +93,7 @@ impl ControlPlane<'_> {
         self.within(
             API_PATIENCE,
             "the control plane did not take its first objects",
+            &obstacles,
             install,
         )
         .await?;
@@ -98,6 +107,7 @@ impl ControlPlane<'_> {
             self.within(
                 wait,
                 &format!("node {} is not Ready", self.bootstrap.node),
+                &obstacles,
                 self.node_ready(&admin),
             )
             .await?;
@@ -112,6 +122,7 @@ impl ControlPlane<'_> {
         &self,
         patience: Duration,
         what: &str,
+        obstacles: &Obstacles,
         task: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let stopped = async {
@@ -130,7 +141,12 @@ impl ControlPlane<'_> {
             }
             () = tokio::time::sleep(patience) => {
                 let findings = diagnose::node(self.docker, self.container).await;
-                Err(Error::Timeout { what: what.into(), after: patience, findings })
+                Err(Error::Timeout {
+                    what: what.into(),
+                    after: patience,
+                    last: obstacles.told(),
+                    findings,
+                })
             }
         }
     }
@@ -194,56 +210,60 @@ impl ControlPlane<'_> {
             // What the controller manager would give the first node; its CNI configuration says so already.
             "spec": { "podCIDR": FIRST_NODE_POD_SUBNET, "podCIDRs": [FIRST_NODE_POD_SUBNET] },
         });
+        let what = format!("label node {}", self.bootstrap.node);
         loop {
             match admin.merge(&self.node_path(), &patch).await {
-                Ok(_) => return Ok(()),
-                Err(Failure::Refused {
-                    code: 422,
-                    reason: _,
-                    message,
-                }) => {
-                    let source = Failure::Refused {
-                        code: 422,
-                        reason: "Invalid".into(),
-                        message,
-                    };
-                    return Err(Error::Api {
-                        what: format!("label node {}", self.bootstrap.node),
-                        source,
-                    });
+                Ok(_) => {
+                    admin.obstacles().gone(&what);
+                    return Ok(());
                 }
-                Err(_) => tokio::time::sleep(LOOK).await,
+                Err(source @ Failure::Refused { code: 422, .. }) => {
+                    return Err(Error::Api { what, source });
+                }
+                Err(failure) => admin.obstacles().met(&what, failure),
             }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
     /// Waits until the node is Ready, and removes the taint that keeps Pods away from it: the
     /// controller that does so looks only every few seconds.
     async fn node_ready(&self, admin: &Api) -> Result<()> {
+        let what = format!("look at node {}", self.bootstrap.node);
         loop {
-            if let Ok(node) = admin.get(&self.node_path()).await
-                && is_ready(&node)
-            {
-                let Some(patch) = without_taint(&node) else {
-                    return Ok(());
-                };
-                if admin.merge(&self.node_path(), &patch).await.is_ok() {
-                    return Ok(());
-                }
-                // Somebody else changed it in between: look again.
-                continue;
+            match admin.get(&self.node_path()).await {
+                Ok(node) => match not_ready(&node) {
+                    Some(why) => admin.obstacles().met(&what, why),
+                    None => {
+                        let Some(patch) = without_taint(&node) else {
+                            return Ok(());
+                        };
+                        // Somebody else may change it in between: look again.
+                        match admin.merge(&self.node_path(), &patch).await {
+                            Ok(_) => return Ok(()),
+                            Err(failure) => admin.obstacles().met(&what, failure),
+                        }
+                    }
+                },
+                Err(failure) => admin.obstacles().met(&what, failure),
             }
             tokio::time::sleep(LOOK).await;
         }
     }
 }
 
-fn is_ready(node: &Value) -> bool {
+/// Why a node is not Ready, in the kubelet's words; none when it is.
+fn not_ready(node: &Value) -> Option<&str> {
     let conditions = node["status"]["conditions"].as_array();
-    conditions
+    let ready = conditions
         .into_iter()
         .flatten()
-        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        .find(|condition| condition["type"] == "Ready");
+    match ready {
+        Some(condition) if condition["status"] == "True" => None,
+        Some(condition) => condition["message"].as_str().or(Some("it is not Ready")),
+        None => Some("the kubelet has not reported yet"),
+    }
 }
 
 /// A patch that removes the not-ready taint from exactly this version of the node.
@@ -274,15 +294,19 @@ mod tests {
         json!({
             "metadata": { "resourceVersion": "7" },
             "spec": { "taints": taints.iter().map(|key| json!({ "key": key, "effect": "NoSchedule" })).collect::<Vec<_>>() },
-            "status": { "conditions": [{ "type": "MemoryPressure", "status": "False" }, { "type": "Ready", "status": ready }] },
+            "status": { "conditions": [
+                { "type": "MemoryPressure", "status": "False", "message": "has memory" },
+                { "type": "Ready", "status": ready, "message": "network plugin not ready" },
+            ] },
         })
     }
 
     #[test]
     fn readiness_is_the_ready_condition() {
-        assert!(is_ready(&node("True", &[])));
-        assert!(!is_ready(&node("False", &[])));
-        assert!(!is_ready(&json!({})));
+        assert_eq!(not_ready(&node("True", &[])), None);
+        let why = not_ready(&node("False", &[])).map(str::to_owned);
+        assert_eq!(why.as_deref(), Some("network plugin not ready"));
+        assert!(not_ready(&json!({})).is_some());
     }
 
     #[test]
