@@ -13,6 +13,7 @@ mod signals;
 mod up;
 mod version;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::cluster::ClusterName;
+use crate::cluster::{ClusterName, InvalidName};
 use crate::report;
 use signals::interrupted;
 
@@ -128,23 +129,35 @@ struct ClusterArguments {
         short,
         env = "KIND_CLUSTER_NAME",
         hide_env_values = true,
-        value_name = "NAME"
+        value_name = "NAME",
+        value_parser = parse_existing
     )]
-    name: Option<String>,
+    name: Option<ClusterName>,
 }
 
 impl ClusterArguments {
-    fn name(&self) -> &str {
-        self.name
-            .as_deref()
-            .filter(|name| !name.is_empty())
-            .unwrap_or("kind")
+    fn name(&self) -> ClusterName {
+        self.name.clone().unwrap_or_else(default_name)
     }
+}
 
-    /// The name of a cluster that is there, or not: any name may be asked for.
-    fn existing(&self) -> ClusterName {
-        ClusterName::existing(self.name())
-    }
+/// kind's default, also for an empty name.
+const DEFAULT_NAME: &str = "kind";
+
+fn default_name() -> ClusterName {
+    ClusterName::existing(DEFAULT_NAME)
+}
+
+/// The name of a cluster that is there, or not: any name may be asked for.
+fn parse_existing(name: &str) -> Result<ClusterName, Infallible> {
+    let name = if name.is_empty() { DEFAULT_NAME } else { name };
+    Ok(ClusterName::existing(name))
+}
+
+/// The name of a cluster that is to be made.
+fn parse_new(name: &str) -> Result<ClusterName, InvalidName> {
+    let name = if name.is_empty() { DEFAULT_NAME } else { name };
+    name.parse()
 }
 
 /// Which kubeconfig.

@@ -7,6 +7,7 @@ pub mod exec;
 pub mod image;
 pub mod network;
 pub mod proxy;
+pub mod reference;
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,15 +1,17 @@
 //! The node image, from a base that is chosen or made.
 
+use std::env::consts::ARCH;
 use std::future::Future;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use bollard::Docker;
 use wasmkind_node_image::artifacts::Artifacts;
+use wasmkind_node_image::preload::Archive;
 use wasmkind_node_image::{bake, base, overlay, pins::Pins};
 
 use crate::cluster;
-use crate::docker::image;
+use crate::docker::{image, reference};
 use crate::progress::Progress;
 
 /// What the overlay goes onto.
@@ -24,13 +26,13 @@ pub enum Base {
 }
 
 impl FromStr for Base {
-    type Err = std::convert::Infallible;
+    type Err = reference::Invalid;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text {
             "auto" => Self::Auto,
             "offline" => Self::Offline,
-            reference => Self::Image(reference.to_owned()),
+            image => Self::Image(reference::parse(image)?),
         })
     }
 }
@@ -74,6 +76,7 @@ async fn steps(
     artifacts: &Artifacts,
     progress: &Progress,
 ) -> anyhow::Result<()> {
+    let preload = open(options.preload.clone()).await?;
     let base = match &options.base {
         Base::Auto => auto(docker, progress).await?,
         Base::Offline => offline(docker, progress).await?,
@@ -89,7 +92,7 @@ async fn steps(
         base: &base,
         reference: &options.image,
         artifacts,
-        preload: &options.preload,
+        preload: &preload,
     };
     let built = overlay::build(docker, &request, &|line| step.detail(&format!("({line})"))).await?;
     if built {
@@ -98,6 +101,15 @@ async fn steps(
         step.done_as(format!("Node image {} is up to date", options.image))
     }
     Ok(())
+}
+
+/// Before the base is made, which can take minutes.
+async fn open(paths: Vec<PathBuf>) -> anyhow::Result<Vec<Archive>> {
+    let open = move || {
+        let archives = paths.iter().map(|path| Archive::open(path, ARCH));
+        archives.collect::<Result<_, _>>()
+    };
+    Ok(tokio::task::spawn_blocking(open).await??)
 }
 
 async fn auto(docker: &Docker, progress: &Progress) -> anyhow::Result<String> {

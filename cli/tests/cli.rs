@@ -8,12 +8,17 @@ use rstest::rstest;
 
 /// Runs wasmkind without a Docker Engine, in a home of its own.
 fn wasmkind(home: &Path, arguments: &[&str]) -> Output {
+    command(home, arguments).output().expect("wasmkind runs")
+}
+
+fn command(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wasmkind"));
     command
         .env_clear()
         .env("HOME", home)
-        .env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
-    command.args(arguments).output().expect("wasmkind runs")
+        .env("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+        .args(arguments);
+    command
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -31,6 +36,19 @@ fn text(bytes: &[u8]) -> &str {
 #[case(&["build", "image", "-t", "a@sha256:0", "-o", "x", "a:/a"], "a digest cannot be chosen")]
 #[case(&["build", "image", "-t", "a", "-o", "x", "."], "not SOURCE:/TARGET")]
 #[case(&["build", "image", "-t", "a", "-o", "x", ".:/"], "--entrypoint is needed")]
+#[case(&["create", "cluster", "Not_A_Name"], "must match `^[a-z0-9.-]+$`")]
+#[case(&["create", "cluster", "--name", "-a"], "'-a'")]
+#[case(&["create", "cluster", "--name=.a"], "begin with a letter or a digit")]
+#[case(&["create", "cluster", "--image", "Not An Image"], "registry.example.com/name:tag")]
+#[case(&["up", "--name", "Not_A_Name"], "must match `^[a-z0-9.-]+$`")]
+#[case(&["up", "--image", "a:b:c"], "registry.example.com/name:tag")]
+#[case(&["up", "--base", "A"], "registry.example.com/name:tag")]
+#[case(&["build", "node-image", "--base", "A"], "registry.example.com/name:tag")]
+#[case(&["build", "node-image", "--image", "A"], "registry.example.com/name:tag")]
+#[case(&["version", "--image", "A"], "registry.example.com/name:tag")]
+#[case(&["conformance", "--namespace", "Not_A_Name"], "namespace's name")]
+#[case(&["conformance", "--parallel", "0"], "--parallel")]
+#[case(&["conformance", "--list", "--print-role"], "cannot be used with")]
 fn usage_errors_exit_with_2(#[case] arguments: &[&str], #[case] says: &str) {
     let home = tempfile::tempdir().unwrap();
     let output = wasmkind(home.path(), arguments);
@@ -72,12 +90,16 @@ fn without_docker_there_is_one_error_and_a_hint(#[case] arguments: &[&str]) {
 }
 
 #[test]
-fn a_name_that_is_no_clusters_is_told_before_docker_is_asked() {
+fn a_name_in_the_environment_is_told_like_one_on_the_command_line() {
     let home = tempfile::tempdir().unwrap();
-    let output = wasmkind(home.path(), &["create", "cluster", "--name", "Not_A_Name"]);
-    assert_eq!(output.status.code(), Some(1));
+    let mut command = command(home.path(), &["create", "cluster"]);
+    let output = command
+        .env("KIND_CLUSTER_NAME", "Not_A_Name")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
     assert!(
-        text(&output.stderr).starts_with("error: 'Not_A_Name' is not a valid cluster name"),
+        text(&output.stderr).starts_with("error: invalid value 'Not_A_Name' for '--name <NAME>'"),
         "{}",
         text(&output.stderr)
     );
@@ -124,6 +146,18 @@ fn an_archive_holds_the_full_name_and_a_folder_as_the_root() {
         }
     }
     assert_eq!(names, 2);
+}
+
+#[test]
+fn the_role_is_a_result() {
+    let home = tempfile::tempdir().unwrap();
+    let output = wasmkind(home.path(), &["conformance", "--print-role"]);
+    assert_eq!(output.status.code(), Some(0));
+    let role = text(&output.stdout);
+    assert!(
+        role.contains("kind: Role\n") && role.contains("- pods/log\n"),
+        "{role}"
+    );
 }
 
 #[test]

@@ -140,7 +140,7 @@ pub(super) async fn run(command: &Command) -> anyhow::Result<()> {
     });
     let docker = docker::connect().await?;
     let progress = Progress::stderr();
-    let cluster = cluster.existing();
+    let cluster = cluster.name();
     let report = bench::run(
         &docker, &cluster, &benchmark, &options, &interrupt, &progress,
     )

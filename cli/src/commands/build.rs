@@ -28,7 +28,12 @@ pub(super) struct NodeImage {
     #[arg(long, default_value = "auto", value_name = "auto|offline|IMAGE")]
     base: Base,
     /// Name of the node image
-    #[arg(long, default_value = wasmkind_node_image::DEFAULT_IMAGE, value_name = "IMAGE")]
+    #[arg(
+        long,
+        default_value = wasmkind_node_image::DEFAULT_IMAGE,
+        value_name = "IMAGE",
+        value_parser = docker::reference::parse_new
+    )]
     image: String,
     /// Image archive to preload, unpacked and compiled; may be repeated
     #[arg(long, value_name = "FILE")]

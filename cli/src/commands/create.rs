@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{KubeconfigArguments, interrupted, parse_duration};
+use super::{KubeconfigArguments, default_name, interrupted, parse_duration, parse_new};
+use crate::cluster::ClusterName;
 use crate::cluster::create::{Created, Options, create};
-use crate::cluster::{ClusterName, Error};
-use crate::docker::{self, network};
+use crate::docker::{self, network, reference};
 use crate::progress::Progress;
 
 #[derive(Debug, Subcommand)]
@@ -19,19 +19,25 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Name of the cluster [default: kind]
-    #[arg(value_name = "NAME", conflicts_with = "name")]
-    position: Option<String>,
+    #[arg(value_name = "NAME", conflicts_with = "name", value_parser = parse_new)]
+    position: Option<ClusterName>,
     /// Name of the cluster [default: kind]
     #[arg(
         long,
         short,
         env = "KIND_CLUSTER_NAME",
         hide_env_values = true,
-        value_name = "NAME"
+        value_name = "NAME",
+        value_parser = parse_new
     )]
-    name: Option<String>,
+    name: Option<ClusterName>,
     /// Node image
-    #[arg(long, default_value = wasmkind_node_image::DEFAULT_IMAGE, value_name = "IMAGE")]
+    #[arg(
+        long,
+        default_value = wasmkind_node_image::DEFAULT_IMAGE,
+        value_name = "IMAGE",
+        value_parser = reference::parse
+    )]
     image: String,
     /// Keep the node when something fails
     #[arg(long)]
@@ -48,17 +54,9 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let interrupt = interrupted();
-    let name = arguments
-        .position
-        .as_ref()
-        .or(arguments.name.as_ref())
-        .filter(|name| !name.is_empty());
-    let name: ClusterName = name
-        .map_or("kind", String::as_str)
-        .parse()
-        .map_err(Error::from)?;
+    let name = arguments.position.as_ref().or(arguments.name.as_ref());
     let options = Options {
-        name,
+        name: name.cloned().unwrap_or_else(default_name),
         image: arguments.image.clone(),
         network: network::name_from_environment(),
         retain: arguments.retain,

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{ClusterArguments, KubeconfigArguments};
+use super::{ClusterArguments, KubeconfigArguments, parse_existing};
 use crate::cluster::ClusterName;
 use crate::cluster::delete::{self, Deleted};
 use crate::kubeconfig::Removal;
@@ -20,18 +20,16 @@ pub(super) struct Arguments {
     #[command(flatten)]
     cluster: ClusterArguments,
     /// Name of the cluster [default: kind]
-    #[arg(value_name = "NAME", conflicts_with = "name")]
-    position: Option<String>,
+    #[arg(value_name = "NAME", conflicts_with = "name", value_parser = parse_existing)]
+    position: Option<ClusterName>,
     #[command(flatten)]
     kubeconfig: KubeconfigArguments,
 }
 
 pub(super) async fn run(command: &Command) -> anyhow::Result<()> {
     let Command::Cluster(arguments) = command;
-    let cluster = arguments
-        .position
-        .as_ref()
-        .map_or_else(|| arguments.cluster.existing(), ClusterName::existing);
+    let position = arguments.position.clone();
+    let cluster = position.unwrap_or_else(|| arguments.cluster.name());
     let docker = docker::connect().await?;
     let progress = Progress::stderr();
     progress.say(&format!("Deleting cluster \"{cluster}\" ..."));

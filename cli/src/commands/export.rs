@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let docker = docker::connect().await?;
-    let cluster = arguments.cluster.existing();
+    let cluster = arguments.cluster.name();
     list::kubeconfig(&docker, &cluster, arguments.internal)
         .await?
         .write(arguments.kubeconfig.kubeconfig.as_deref())?;

@@ -80,13 +80,13 @@ async fn nodes(arguments: &NodesArguments) -> anyhow::Result<()> {
     let nodes = if arguments.all_clusters {
         list::all_nodes(&docker).await?
     } else {
-        list::nodes(&docker, cluster).await?
+        list::nodes(&docker, cluster.as_str()).await?
     };
     if nodes.is_empty() {
         let which = if arguments.all_clusters {
             "any cluster.".into()
         } else {
-            format!("cluster {cluster:?}.")
+            format!("cluster \"{cluster}\".")
         };
         Progress::stderr().say(&format!("No kind nodes found for {which}"));
     }
@@ -96,7 +96,7 @@ async fn nodes(arguments: &NodesArguments) -> anyhow::Result<()> {
 async fn kubeconfig(arguments: &Arguments) -> anyhow::Result<()> {
     let docker = docker::connect().await?;
     let kubeconfig =
-        list::kubeconfig(&docker, &arguments.cluster.existing(), arguments.internal).await?;
+        list::kubeconfig(&docker, &arguments.cluster.name(), arguments.internal).await?;
     match arguments.output {
         // With the empty line at the end that kind prints.
         KubeconfigFormat::Yaml => output::line(&kubeconfig.to_yaml()),

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use super::{KubeconfigArguments, interrupted, output, parse_duration};
 use crate::cluster::create::{Options, create};
 use crate::cluster::{ClusterName, Error, list, sample};
-use crate::docker::{self, network};
+use crate::docker::{self, network, reference};
 use crate::kubeconfig;
 use crate::node_image::{self, Base};
 use crate::progress::Progress;
@@ -21,9 +21,14 @@ pub(super) const DEFAULT_NAME: &str = "wasmkind";
 pub(super) struct Arguments {
     /// Name of the cluster
     #[arg(long, short, default_value = DEFAULT_NAME, value_name = "NAME")]
-    name: String,
+    name: ClusterName,
     /// Node image
-    #[arg(long, default_value = wasmkind_node_image::DEFAULT_IMAGE, value_name = "IMAGE")]
+    #[arg(
+        long,
+        default_value = wasmkind_node_image::DEFAULT_IMAGE,
+        value_name = "IMAGE",
+        value_parser = reference::parse
+    )]
     image: String,
     /// Base of the node image, where it has to be built
     #[arg(long, default_value = "auto", value_name = "auto|offline|IMAGE")]
@@ -37,7 +42,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let interrupt = interrupted().shared();
-    let name: ClusterName = arguments.name.parse().map_err(Error::from)?;
+    let name = arguments.name.clone();
     let docker = docker::connect().await?;
     let progress = Progress::stderr();
     let (node, kubeconfig) = if list::nodes(&docker, name.as_str()).await?.is_empty() {

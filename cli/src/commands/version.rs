@@ -10,7 +10,7 @@ use crate::{cluster, docker};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// What a node image is made of, instead
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", value_parser = docker::reference::parse)]
     image: Option<String>,
     #[arg(long, short, value_enum, default_value = "text")]
     output: Format,
