@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::preload::Problem;
+
 /// What can go wrong while an image is built.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,6 +30,18 @@ pub enum Error {
         program: String,
         source: std::io::Error,
     },
+    #[error("image archive {}", path.display())]
+    Archive {
+        path: PathBuf,
+        #[source]
+        problem: Problem,
+    },
+    #[error("base image {image} is for {has}, and this machine needs {wanted}")]
+    BasePlatform {
+        image: String,
+        has: String,
+        wanted: String,
+    },
     #[error("{0}")]
     Invalid(String),
     #[error("not implemented: {0}")]
@@ -35,6 +49,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Archive { path, problem } => problem.hint(path),
+            Self::BasePlatform { image, wanted, .. } => Some(format!(
+                "`docker pull --platform {wanted} {image}`, if it is published for that"
+            )),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

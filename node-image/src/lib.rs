@@ -21,6 +21,7 @@ pub mod image;
 pub mod layer;
 pub mod overlay;
 pub mod pins;
+pub mod preload;
 pub mod privilege;
 pub mod reference;
 

@@ -9,11 +9,13 @@ use bollard::models::{ContainerConfig, ImageInspect};
 use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
+use crate::archive::oci_arch;
 use crate::artifacts::Artifacts;
 use crate::bake;
 use crate::cache::Key;
 use crate::containerd_config::{self, Shim};
 use crate::layer::Layer;
+use crate::preload::Archive;
 use crate::{COMPONENTS_LABEL, Error, INPUTS_LABEL, NODE_IMAGE_LABEL, Report, Result, engine};
 
 static ROOTFS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/rootfs/overlay");
@@ -60,7 +62,7 @@ pub struct Request<'a> {
     pub reference: &'a str,
     pub artifacts: &'a Artifacts,
     /// Further image archives to preload.
-    pub preload: &'a [PathBuf],
+    pub preload: &'a [Archive],
 }
 
 /// Builds the node image, unless the one with that name was made from the same inputs. The answer
@@ -69,6 +71,7 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
     let base = engine::find_image(docker, request.base)
         .await?
         .ok_or_else(|| Error::Invalid(format!("base image {} is not in Docker", request.base)))?;
+    check_platform(request.base, &base)?;
     let config = base.config.clone().unwrap_or_default();
     let Some(entrypoint) = config.entrypoint.filter(|words| !words.is_empty()) else {
         return Err(Error::Invalid(format!(
@@ -83,15 +86,11 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
         )));
     }
     let mut archives = request.artifacts.images()?;
-    for path in request.preload {
-        archives.push((
-            path.file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            path.clone(),
-        ));
+    for (_, path) in &archives {
+        Archive::open(path, std::env::consts::ARCH)?;
     }
+    let preload = request.preload.iter();
+    archives.extend(preload.map(|archive| (archive.name().into(), archive.path().into())));
     let files = files(request.artifacts)?;
     let inputs = Inputs {
         base: base.id.as_deref().unwrap_or_default(),
@@ -142,6 +141,22 @@ pub async fn build(docker: &Docker, request: &Request<'_>, report: Report<'_>) -
             .await;
     }
     Ok(true)
+}
+
+/// Another machine's base would fail at its first program, with "exec format error".
+fn check_platform(reference: &str, base: &ImageInspect) -> Result<()> {
+    let has = (base.os.as_deref(), base.architecture.as_deref());
+    let wanted = oci_arch(std::env::consts::ARCH);
+    match has {
+        (Some(os), Some(architecture)) if (os, architecture) != ("linux", wanted) => {
+            Err(Error::BasePlatform {
+                image: reference.into(),
+                has: format!("{os}/{architecture}"),
+                wanted: format!("linux/{wanted}"),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The files of the overlay, as they lie on the node.
@@ -285,5 +300,29 @@ mod tests {
             all.iter().map(|inputs| inputs.key().unwrap()).collect();
         assert_eq!(keys.len(), all.len());
         assert_eq!(inputs().key().unwrap(), inputs().key().unwrap());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_of_another_platform_is_refused_by_name() {
+        let base = |os: &str, architecture: &str| ImageInspect {
+            os: Some(os.into()),
+            architecture: Some(architecture.into()),
+            ..ImageInspect::default()
+        };
+        let own = oci_arch(std::env::consts::ARCH);
+        assert!(check_platform("base", &base("linux", own)).is_ok());
+        let error = check_platform("kindest/node:v1", &base("linux", "riscv64")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "base image kindest/node:v1 is for linux/riscv64, and this machine needs linux/{own}"
+            )
+        );
+        assert!(check_platform("base", &base("wasi", "wasm")).is_err());
     }
 }

@@ -28,7 +28,47 @@ pub fn labels(image: &ImageInspect) -> HashMap<String, String> {
 }
 
 /// Pulls an image; `report` hears of bytes received and bytes known to come.
+///
+/// # Errors
+/// Where it is not published for the engine's platform, they name those that it is published for.
 pub async fn pull(docker: &Docker, reference: &str, report: impl Fn(u64, u64)) -> Result<()> {
+    match pull_layers(docker, reference, report).await {
+        Err(Error::Request { operation, source }) if is_other_platform(&source) => {
+            let platforms = platforms(docker, reference).await;
+            Err(Error::Request {
+                operation: format!("{operation}{platforms}"),
+                source,
+            })
+        }
+        pulled => pulled,
+    }
+}
+
+/// The engine's own words, which do not say what there is.
+fn is_other_platform(source: &Cause) -> bool {
+    source.to_string().contains("no matching manifest")
+}
+
+/// `, which is published for linux/arm64`; empty where the registry does not tell.
+async fn platforms(docker: &Docker, reference: &str) -> String {
+    let tagged = with_tag(reference);
+    let Ok(image) = docker.inspect_registry_image(&tagged, None).await else {
+        return String::new();
+    };
+    let named = image.platforms.iter().filter_map(|platform| {
+        let (os, architecture) = (platform.os.as_ref()?, platform.architecture.as_ref()?);
+        // BuildKit's attestations are no images.
+        (os != "unknown").then(|| format!("{os}/{architecture}"))
+    });
+    let named: Vec<_> = named.collect();
+    if named.is_empty() {
+        String::new()
+    } else {
+        format!(", which is published for {}", named.join(", "))
+    }
+}
+
+async fn pull_layers(docker: &Docker, reference: &str, report: impl Fn(u64, u64)) -> Result<()> {
     let operation = || format!("pull image {reference}");
     let options = CreateImageOptionsBuilder::default()
         .from_image(&with_tag(reference))
