@@ -174,6 +174,35 @@ fn an_index_is_resolved_as_cri_resolved_it() {
 }
 
 #[test]
+fn an_index_without_its_manifest_says_what_is_lacking() {
+    let (containerd, registry) = (Containerd::start_real(), Registry::start());
+    let module = wat::parse_str(ECHO).unwrap();
+    let config = wkg_config(&module);
+    let manifest = registry.manifest("lacking", (WKG_CONFIG, &config), &[(WASM, &module)]);
+    let mut entry = registry.document("lacking", None, &manifest);
+    let machine = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    entry["platform"] = json!({"os": "linux", "architecture": machine});
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]});
+    registry.document("lacking", Some("1"), &index);
+    let mut more = pulled(&containerd, &registry, "lacking");
+    more["command"] = json!(["app.wasm"]);
+    let pod = containerd.run_pod("lacking");
+    let id = pod.create("lacking", "-", &[], more);
+    let gone = entry["digest"].as_str().unwrap();
+    let output = containerd.ctr(&["-n", "k8s.io", "content", "rm", gone]);
+    assert!(output.status.success(), "{}", text(&output));
+    let output = containerd.crictl(&["start", &id]);
+    assert!(!output.status.success(), "it was started");
+    let expected = format!("containerd lacks {gone} of its index: pull it again");
+    assert!(text(&output).contains(&expected), "{}", text(&output));
+    pod.remove();
+}
+
+#[test]
 fn a_file_comes_before_the_artifact() {
     let (containerd, registry) = (Containerd::start_real(), Registry::start());
     let module = wat::parse_str(ECHO).unwrap();

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use wasmkind_engine::Digest;
 
@@ -149,11 +149,15 @@ async fn manifest(session: &mut Session, image: &ContainerImage) -> Result<Optio
         let id = image.id.as_ref();
         id.is_none_or(|id| manifest.config.digest == *id)
     };
+    let mut absent = Vec::new();
     for candidate in candidates(session, &target).await? {
         let bytes = match session.read(&candidate, MAX_MANIFEST).await {
             Ok(bytes) => bytes,
             // Of another platform, and not pulled.
-            Err(error) if candidate != target && is_missing(&error) => continue,
+            Err(error) if candidate != target && is_missing(&error) => {
+                absent.push(candidate.digest);
+                continue;
+            }
             Err(error) => return Err(error.context("read the manifest")),
         };
         let manifest: Manifest = serde_json::from_slice(&bytes)
@@ -162,12 +166,18 @@ async fn manifest(session: &mut Session, image: &ContainerImage) -> Result<Optio
             return Ok(Some(manifest));
         }
     }
-    match &image.id {
-        None => Ok(None),
-        Some(id) => Err(anyhow!(
-            "it is not the image that the container was created from, whose id is {id}: create the container again"
-        )),
+    let Some(id) = &image.id else {
+        return Ok(None);
+    };
+    if !absent.is_empty() {
+        bail!(
+            "containerd lacks {} of its index: pull it again",
+            absent.join(", ")
+        );
     }
+    bail!(
+        "it is not the image that the container was created from, whose id is {id}: create the container again"
+    )
 }
 
 /// Manifests to look at, the likeliest first.
@@ -186,7 +196,26 @@ async fn candidates(session: &mut Session, target: &Descriptor) -> Result<Vec<De
     let bytes = bytes.context("read the index")?;
     let index: Index = serde_json::from_slice(&bytes)
         .with_context(|| format!("parse the index {}", target.digest))?;
-    Ok(by_platform(index))
+    let platforms = platforms(&index);
+    let found = by_platform(index);
+    if found.is_empty() {
+        bail!("its index has {platforms}, and the node needs linux/{}", machine());
+    }
+    Ok(found)
+}
+
+/// The platforms of an index, in a line. BuildKit's attestations have none.
+fn platforms(index: &Index) -> String {
+    let entries = index.manifests.iter().take(MAX_MANIFESTS);
+    let named = entries.filter(|entry| !matches!(entry.platform.os.as_str(), "" | "unknown"));
+    let names: Vec<_> = named
+        .map(|entry| format!("{}/{}", entry.platform.os, entry.platform.architecture))
+        .collect();
+    if names.is_empty() {
+        "no image".into()
+    } else {
+        names.join(", ")
+    }
 }
 
 fn by_platform(index: Index) -> Vec<Descriptor> {
@@ -207,16 +236,20 @@ fn by_platform(index: Index) -> Vec<Descriptor> {
 
 /// CRI pulls for the machine only; what it did not pull may be run by ctr.
 fn rank(platform: &Platform) -> Option<u8> {
-    let machine = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
     match (platform.os.as_str(), platform.architecture.as_str()) {
-        ("linux", architecture) if architecture == machine => Some(0),
+        ("linux", architecture) if architecture == machine() => Some(0),
         (_, "wasm" | "wasm32") => Some(1),
         ("", "") => Some(2),
         _ => None,
+    }
+}
+
+/// This machine's architecture, as images name it.
+fn machine() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 
@@ -299,20 +332,18 @@ mod tests {
             json!({"mediaType": MANIFESTS[0], "digest": digest, "size": 1,
                    "platform": {"os": os, "architecture": architecture}})
         };
-        let machine = if cfg!(target_arch = "aarch64") {
-            "arm64"
-        } else {
-            "amd64"
-        };
         let index = json!({"manifests": [
             entry("attestation", "unknown", "unknown"),
-            entry("windows", "windows", machine),
+            entry("windows", "windows", machine()),
             entry("wasm", "wasip2", "wasm"),
-            entry("linux", "linux", machine),
+            entry("linux", "linux", machine()),
             {"mediaType": "application/x", "digest": "x", "size": 1},
             {"mediaType": MANIFESTS[0], "digest": "any", "size": 1},
         ]});
-        let found = by_platform(serde_json::from_value(index).unwrap());
+        let index: Index = serde_json::from_value(index).unwrap();
+        let told = format!("windows/{0}, wasip2/wasm, linux/{0}", machine());
+        assert_eq!(platforms(&index), told);
+        let found = by_platform(index);
         let digests: Vec<_> = found.iter().map(|d| d.digest.as_str()).collect();
         assert_eq!(digests, ["linux", "wasm", "any"]);
     }
