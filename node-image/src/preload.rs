@@ -9,7 +9,7 @@ mod files;
 mod image;
 
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -24,8 +24,8 @@ pub struct Archive {
     /// For progress.
     name: String,
     path: PathBuf,
-    /// The archive unpacked, where it was compressed: gone with this.
-    unpacked: Option<NamedTempFile>,
+    /// What to take instead, where containerd would not take the file as it is: gone with this.
+    rewritten: Option<NamedTempFile>,
 }
 
 /// What is wrong with an archive.
@@ -130,18 +130,44 @@ impl Archive {
         }
         let files = Files::read(io::BufReader::with_capacity(1 << 20, file)).map_err(wrong)?;
         let checked = image::check(&files, crate::archive::oci_arch(arch));
-        checked.map_err(|problem| match problem {
+        let index = checked.map_err(|problem| match problem {
             Problem::NotImage | Problem::Missing { .. } if files.is_cut() => {
                 wrong(Problem::Truncated)
             }
             problem => wrong(problem),
         })?;
         let name = path.file_stem().unwrap_or_default();
-        Ok(Self {
+        let mut archive = Self {
             name: name.to_string_lossy().into_owned(),
             path: path.into(),
-            unpacked,
-        })
+            rewritten: unpacked,
+        };
+        if let Some(index) = index {
+            let rewritten = archive.with_index(&index);
+            archive.rewritten = Some(rewritten.map_err(Error::io("rewrite", path))?);
+        }
+        Ok(archive)
+    }
+
+    /// A copy with another `index.json`.
+    fn with_index(&self, index: &str) -> io::Result<NamedTempFile> {
+        let copy = NamedTempFile::new()?;
+        let mut written = tar::Builder::new(io::BufWriter::with_capacity(1 << 20, copy.as_file()));
+        let read = io::BufReader::with_capacity(1 << 20, File::open(self.path())?);
+        for entry in tar::Archive::new(read).entries()? {
+            let entry = entry?;
+            let (path, mut header) = (entry.path()?.into_owned(), entry.header().clone());
+            if !header.entry_type().is_file() {
+                // A layout's blobs are files.
+            } else if files::clean(&path) == Path::new("index.json") {
+                header.set_size(index.len() as u64);
+                written.append_data(&mut header, path, index.as_bytes())?;
+            } else {
+                written.append_data(&mut header, path, entry)?;
+            }
+        }
+        written.into_inner()?.flush()?;
+        Ok(copy)
     }
 
     /// Name for progress.
@@ -149,9 +175,9 @@ impl Archive {
         &self.name
     }
 
-    /// The archive as containerd takes it, which is not compressed.
+    /// The archive as containerd takes it: not compressed, and without others' platforms.
     pub fn path(&self) -> &Path {
-        self.unpacked
+        self.rewritten
             .as_ref()
             .map_or(&self.path, |file| file.path())
     }
@@ -165,7 +191,7 @@ enum Compression {
 /// By the first bytes. The file is at its beginning afterwards.
 fn compression(file: &mut File) -> io::Result<Option<Compression>> {
     let mut head = Vec::new();
-    file.by_ref().take(6).read_to_end(&mut head)?;
+    Read::by_ref(file).take(6).read_to_end(&mut head)?;
     file.rewind()?;
     Ok(match head.as_slice() {
         [0x1f, 0x8b, ..] => Some(Compression::Gzip),

@@ -156,7 +156,7 @@ fn is_cut(error: &io::Error) -> bool {
 }
 
 /// A path without `.`, `..` and what leads to the root.
-fn clean(path: &Path) -> PathBuf {
+pub(super) fn clean(path: &Path) -> PathBuf {
     let mut cleaned = PathBuf::new();
     for part in path.components() {
         match part {

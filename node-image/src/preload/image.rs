@@ -1,9 +1,10 @@
 //! Whether the images of an archive are whole, named, and for the node's platform.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::Problem;
 use super::files::Files;
@@ -101,15 +102,19 @@ impl Platform {
     fn is_unnamed(&self) -> bool {
         self.os.is_empty() && self.architecture.is_empty()
     }
+}
 
+impl Descriptor {
     /// BuildKit's attestations are no images.
-    fn is_unknown(&self) -> bool {
-        self.os == "unknown"
+    fn is_attestation(&self) -> bool {
+        let platform = self.platform.as_ref();
+        platform.is_some_and(|platform| platform.os == "unknown")
     }
 }
 
-/// Checks all images; `architecture` is the node's, in OCI's terms.
-pub(super) fn check(files: &Files, architecture: &str) -> Result<(), Problem> {
+/// Checks all images; `architecture` is the node's, in OCI's terms. The answer is an `index.json` to
+/// take in place of the archive's, where that names images of other platforms beside the node's.
+pub(super) fn check(files: &Files, architecture: &str) -> Result<Option<String>, Problem> {
     let check = Check {
         files,
         wanted: Platform::linux(architecture),
@@ -119,7 +124,7 @@ pub(super) fn check(files: &Files, architecture: &str) -> Result<(), Problem> {
         return check.layout(index);
     }
     match files.document("manifest.json")? {
-        Some(images) => check.docker(images),
+        Some(images) => check.docker(images).map(|()| None),
         None => Err(Problem::NotImage),
     }
 }
@@ -136,38 +141,54 @@ struct About<'a> {
 }
 
 impl Check<'_> {
-    fn layout(&self, index: Index) -> Result<(), Problem> {
-        // Of two with one name containerd keeps the last.
-        let mut named = BTreeMap::new();
+    fn layout(&self, mut document: Value) -> Result<Option<String>, Problem> {
+        let index: Index = serde_json::from_value(document.clone()).map_err(|source| {
+            let file = "index.json".into();
+            Problem::Document { file, source }
+        })?;
+        let mut named: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         let mut unnamed = None;
-        for entry in index.manifests {
-            if entry.platform.as_ref().is_some_and(Platform::is_unknown) {
-                continue;
-            }
-            match name(&entry) {
-                Some(name) => _ = named.insert(name, entry),
+        for (position, entry) in index.manifests.iter().enumerate() {
+            match name(entry) {
+                _ if entry.is_attestation() => {}
+                Some(name) => named.entry(name).or_default().push(position),
                 None => unnamed = unnamed.or(Some(entry)),
             }
         }
         if named.is_empty() {
             return Err(unnamed.map_or(Problem::NoImage, |entry| Problem::NoName {
-                id: entry.digest,
+                id: entry.digest.clone(),
             }));
         }
-        named
-            .iter()
-            .try_for_each(|(name, entry)| self.entry(name, entry))
+        // Of those with one name containerd would take the last, whatever its platform.
+        let mut others: BTreeSet<usize> = BTreeSet::new();
+        for (name, positions) in named {
+            let entries: Vec<_> = positions.iter().map(|at| &index.manifests[*at]).collect();
+            let fitting = entries.iter().rposition(|entry| self.fits(entry));
+            let Some(fitting) = fitting else {
+                return Err(self.platform(&name, entries));
+            };
+            self.entry(&name, entries[fitting])?;
+            others.extend(positions.iter().filter(|at| **at != positions[fitting]));
+        }
+        if others.is_empty() {
+            return Ok(None);
+        }
+        let mut position = 0..;
+        if let Some(entries) = document["manifests"].as_array_mut() {
+            entries.retain(|_| position.next().is_none_or(|at| !others.contains(&at)));
+        }
+        Ok(Some(document.to_string()))
+    }
+
+    /// Whether an entry is for the node, as far as it says.
+    fn fits(&self, entry: &Descriptor) -> bool {
+        let platform = entry.platform.as_ref();
+        platform.is_none_or(|platform| platform.is_for(&self.wanted))
     }
 
     fn entry(&self, image: &str, entry: &Descriptor) -> Result<(), Problem> {
         if !INDEXES.contains(&entry.media_type.as_str()) {
-            if let Some(platform) = entry
-                .platform
-                .as_ref()
-                .filter(|one| !one.is_for(&self.wanted))
-            {
-                return Err(self.platform(image, vec![platform.to_string()]));
-            }
             return self.manifest(image, entry);
         }
         let about = About {
@@ -175,22 +196,14 @@ impl Check<'_> {
             platform: "all platforms".into(),
         };
         let index: Index = self.blob(&about, "the index", entry)?;
-        let images = index.manifests.iter().filter(|entry| {
-            let unknown = entry.platform.as_ref().is_some_and(Platform::is_unknown);
-            !unknown
-        });
-        let mut has = Vec::new();
-        for entry in images {
-            match &entry.platform {
-                Some(platform) if !platform.is_for(&self.wanted) => has.push(platform.to_string()),
-                // The rest is for other platforms, or as good.
-                _ => return self.manifest(image, entry),
-            }
+        let images = index.manifests.iter();
+        let images: Vec<_> = images.filter(|entry| !entry.is_attestation()).collect();
+        // The blobs of the others may be absent.
+        match images.iter().find(|entry| self.fits(entry)) {
+            Some(entry) => self.manifest(image, entry),
+            None if images.is_empty() => Err(Problem::NoImage),
+            None => Err(self.platform(image, images)),
         }
-        if has.is_empty() {
-            return Err(Problem::NoImage);
-        }
-        Err(self.platform(image, has))
     }
 
     fn manifest(&self, image: &str, entry: &Descriptor) -> Result<(), Problem> {
@@ -262,7 +275,7 @@ impl Check<'_> {
             return Err(self.missing(&about, "the configuration", &image.config));
         };
         if !config.platform.is_unnamed() && !config.platform.is_for(&self.wanted) {
-            return Err(self.platform(name, vec![config.platform.to_string()]));
+            return Err(self.platform_of(name, vec![config.platform.to_string()]));
         }
         about.platform = config.platform.to_string();
         // Named after its digest, by every Docker since 1.10.
@@ -308,7 +321,12 @@ impl Check<'_> {
         }
     }
 
-    fn platform(&self, image: &str, has: Vec<String>) -> Problem {
+    fn platform(&self, image: &str, entries: Vec<&Descriptor>) -> Problem {
+        let platforms = entries.iter().filter_map(|entry| entry.platform.as_ref());
+        self.platform_of(image, platforms.map(Platform::to_string).collect())
+    }
+
+    fn platform_of(&self, image: &str, has: Vec<String>) -> Problem {
         Problem::Platform {
             image: image.into(),
             has,

@@ -166,6 +166,36 @@ fn blobs_of_other_platforms_may_be_absent() {
 }
 
 #[test]
+fn of_images_with_one_name_the_nodes_is_taken() {
+    let (mut files, mut left_out) = (Files::default(), Files::default());
+    let mut entries = vec![
+        files.manifest("linux/amd64"),
+        left_out.manifest("linux/arm64"),
+    ];
+    for entry in &mut entries {
+        entry["annotations"] = json!({ "io.containerd.image.name": "example.com/a:v1" });
+    }
+    let index = json!({ "schemaVersion": 2, "manifests": entries });
+    files
+        .add("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)
+        .add("index.json", index.to_string());
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&files.tar()).unwrap();
+    let archive = Archive::open(file.path(), ARCH).unwrap();
+    let rewritten = super::Files::read(File::open(archive.path()).unwrap()).unwrap();
+    let index: Value = rewritten.document("index.json").unwrap().unwrap();
+    assert_eq!(index["manifests"], json!([entries[0]]));
+    // All else is as it was, and the copy needs no other.
+    assert!(
+        Archive::open(archive.path(), ARCH)
+            .unwrap()
+            .rewritten
+            .is_none()
+    );
+    assert!(opened(&files.tar()).is_empty());
+}
+
+#[test]
 fn a_compressed_archive_is_unpacked() {
     let tar = Files::platforms(&["linux/amd64"]).tar();
     let mut file = NamedTempFile::new().unwrap();
