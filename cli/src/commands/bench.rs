@@ -72,6 +72,7 @@ pub(super) struct RequestArguments {
     /// How many requests there are at a time
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
+    /// Form of the result
     #[arg(long, short, value_enum, default_value = "text")]
     output: Format,
 }
@@ -83,6 +84,7 @@ struct CommonArguments {
     /// Runtime handler to compare with: runc runs the Linux form of the sample, others the Wasm form
     #[arg(long, value_name = "HANDLER", default_value = "runc")]
     against: String,
+    /// Form of the result
     #[arg(long, short, value_enum, default_value = "text")]
     output: Format,
 }

@@ -89,7 +89,7 @@ fn parse_report(text: &str) -> Result<Report, String> {
             path: path.into(),
         })
     });
-    parsed.ok_or_else(|| format!("'{text}' is not json=FILE, junit=FILE, md=FILE or html=FILE"))
+    parsed.ok_or_else(|| "it is one of json=FILE, junit=FILE, md=FILE and html=FILE".into())
 }
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {

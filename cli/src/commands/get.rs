@@ -21,6 +21,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct ClustersArguments {
+    /// Form of the result
     #[arg(long, short, value_enum, default_value = "text")]
     output: Format,
 }
@@ -32,6 +33,7 @@ pub(super) struct NodesArguments {
     /// Nodes of all clusters
     #[arg(long, short = 'A')]
     all_clusters: bool,
+    /// Form of the result
     #[arg(long, short, value_enum, default_value = "text")]
     output: Format,
 }
@@ -43,6 +45,7 @@ pub(super) struct Arguments {
     /// With the address that other containers use
     #[arg(long)]
     internal: bool,
+    /// Form of the result
     #[arg(long, short, value_enum, default_value = "yaml")]
     output: KubeconfigFormat,
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 /// Form of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// One name a line.
+    /// For people: a name or a fact a line
     Text,
     Json,
     Yaml,

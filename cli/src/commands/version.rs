@@ -12,6 +12,7 @@ pub(super) struct Arguments {
     /// What a node image is made of, instead
     #[arg(long, value_name = "IMAGE", value_parser = docker::reference::parse)]
     image: Option<String>,
+    /// Form of the result
     #[arg(long, short, value_enum, default_value = "text")]
     output: Format,
 }

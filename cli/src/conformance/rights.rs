@@ -390,6 +390,87 @@ mod tests {
         );
     }
 
+    /// The API of a server that grants what `granted` says, and knows the user as `somebody`.
+    fn server(granted: fn(&serde_json::Value) -> bool) -> Client {
+        use std::io::{BufRead, BufReader, Read, Write};
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut length) = (String::new(), 0);
+                while request.read_line(&mut line).unwrap() > 2 {
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    line.clear();
+                }
+                let mut body = vec![0; length];
+                request.read_exact(&mut body).unwrap();
+                let mut review: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                review["status"] = match &review["spec"]["resourceAttributes"] {
+                    serde_json::Value::Null => json!({ "userInfo": { "username": "somebody" } }),
+                    attributes => json!({ "allowed": granted(attributes) }),
+                };
+                let body = review.to_string();
+                let head =
+                    "HTTP/1.1 201 Created\r\ncontent-type: application/json\r\nconnection: close";
+                let length = body.len();
+                let _ = write!(stream, "{head}\r\ncontent-length: {length}\r\n\r\n{body}");
+            }
+        });
+        Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap()
+    }
+
+    /// What is told of the error, all of it; or how many rights are missing.
+    async fn reviewed(granted: fn(&serde_json::Value) -> bool, own: bool) -> Result<usize, String> {
+        let reviewed = review(&server(granted), "n", own).await;
+        match reviewed {
+            Ok(missing) => Ok(missing.0.len()),
+            Err(error) => Err(crate::report::render(&error.into())),
+        }
+    }
+
+    #[tokio::test]
+    async fn all_that_is_missing_is_one_error() {
+        assert_eq!(reviewed(|_| true, true).await, Ok(0));
+        let error = reviewed(|_| false, true).await.unwrap_err();
+        assert!(
+            error.starts_with("error: the user \"somebody\" lacks rights that the suite needs\n"),
+            "{error}"
+        );
+        for line in [
+            "in namespace n:\n",
+            "in namespace default:\n  services: get\n",
+            "  pods/exec: create, get\n",
+            "in the whole cluster:\n",
+            "  namespaces: create, delete, get, list, watch\n",
+            "hint: with --namespace NAME",
+        ] {
+            assert!(error.contains(line), "{line:?} is not in {error}");
+        }
+        // An own namespace needs all of it.
+        let no_nodes = |asked: &serde_json::Value| asked["resource"] != "nodes";
+        let error = reviewed(no_nodes, true).await.unwrap_err();
+        assert_eq!(error.matches("nodes").count(), 2, "{error}");
+    }
+
+    #[tokio::test]
+    async fn in_a_namespace_the_least_is_what_no_case_can_do_without() {
+        let there = |asked: &serde_json::Value| asked["namespace"] == "n";
+        // Nodes, their proxy, RuntimeClasses, the Service of the API server.
+        assert_eq!(reviewed(there, false).await, Ok(4));
+        let no_exec = |asked: &serde_json::Value| asked["subresource"] != "exec";
+        assert_eq!(reviewed(no_exec, false).await, Ok(2));
+        let no_logs = |asked: &serde_json::Value| asked["subresource"] != "log";
+        let error = reviewed(no_logs, false).await.unwrap_err();
+        assert!(
+            error.contains("in namespace n:\n  pods/log: get\nhint: --print-role"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn a_case_is_skipped_for_the_right_that_is_missing() {
         let right = Right::new(None, "", "nodes/proxy", "get");

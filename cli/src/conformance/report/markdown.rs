@@ -75,7 +75,10 @@ pub(super) fn render(results: &Results) -> String {
         text.push_str(&failures);
     }
     if !skipped.is_empty() {
-        text.push_str("\n## Skipped\n\n");
+        if failures.is_empty() {
+            text.push('\n');
+        }
+        text.push_str("## Skipped\n\n");
         text.push_str(&skipped);
     }
     text
