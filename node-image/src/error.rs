@@ -34,7 +34,7 @@ pub enum Error {
     Archive {
         path: PathBuf,
         #[source]
-        problem: Problem,
+        problem: Box<Problem>,
     },
     #[error("base image {image} is for {has}, and this machine needs {wanted}")]
     BasePlatform {

@@ -52,13 +52,11 @@ pub enum Problem {
     NoImage,
     #[error("its image {id} has no name by which a Pod could ask for it")]
     NoName { id: String },
-    #[error("image {image} in it lacks {part}, {file}, of {platform}")]
+    #[error("image {image} in it lacks {part}, of {platform}")]
     Missing {
         image: String,
-        /// `layer 2 of 3`
+        /// `layer 2 of 3`, and its digest, or its path where the format has none.
         part: String,
-        /// Digest, or path where the format has none.
-        file: String,
         platform: String,
         wanted: String,
     },
@@ -115,7 +113,7 @@ impl Archive {
     pub fn open(path: &Path, arch: &str) -> Result<Self> {
         let wrong = |problem| Error::Archive {
             path: path.into(),
-            problem,
+            problem: Box::new(problem),
         };
         let mut file = File::open(path).map_err(Error::io("open", path))?;
         let unpacked = match compression(&mut file).map_err(Error::io("read", path))? {

@@ -314,8 +314,7 @@ impl Check<'_> {
     fn missing(&self, about: &About<'_>, part: &str, file: &str) -> Problem {
         Problem::Missing {
             image: about.image.into(),
-            part: part.into(),
-            file: file.into(),
+            part: format!("{part}, {file}"),
             platform: about.platform.clone(),
             wanted: self.wanted.to_string(),
         }

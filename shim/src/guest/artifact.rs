@@ -199,7 +199,10 @@ async fn candidates(session: &mut Session, target: &Descriptor) -> Result<Vec<De
     let platforms = platforms(&index);
     let found = by_platform(index);
     if found.is_empty() {
-        bail!("its index has {platforms}, and the node needs linux/{}", machine());
+        bail!(
+            "its index has {platforms}, and the node needs linux/{}",
+            machine()
+        );
     }
     Ok(found)
 }

@@ -132,6 +132,16 @@ fn a_failed_case_is_no_conformance() {
     let mut results = example();
     results.cases.remove(1);
     assert!(results.claims()[0].contains("is conformant (2/2)"));
+    // What was skipped is neither shown nor disproved.
+    let skip = Outcome::Skipped {
+        reason: "it needs a right".into(),
+    };
+    results.cases[0].results[0] = run(0.0, skip);
+    let claims = results.claims();
+    assert!(
+        claims[0].contains("not shown to be conformant (1/2)"),
+        "{claims:?}"
+    );
     // Part of a profile proves nothing.
     results.profile = None;
     assert!(results.claims().is_empty());
