@@ -1,12 +1,15 @@
 //! What guests are given. The runner links with it, and the compiler checks imports against
 //! it, so that a module which the compiler let through can be linked.
 
+use std::sync::Arc;
+
 use wasmtime::component::{self, Component, ResourceTable};
 use wasmtime::{Engine, Linker, Module, Result};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::outgoing::Outgoing;
 use crate::{Kind, Kinds, Limits, spin};
 
 /// The store's data of a core module.
@@ -19,10 +22,11 @@ pub struct ModuleHost {
 pub struct ComponentHost {
     pub wasi: WasiCtx,
     pub http: WasiHttpCtx,
+    pub outgoing: Outgoing,
     pub table: ResourceTable,
     pub limits: Limits,
     /// Of a component of a Spin application.
-    pub spin: Option<spin::Guest>,
+    pub spin: Option<Arc<spin::Context>>,
 }
 
 impl WasiView for ComponentHost {
@@ -39,10 +43,7 @@ impl WasiHttpView for ComponentHost {
         WasiHttpCtxView {
             ctx: &mut self.http,
             table: &mut self.table,
-            hooks: match &mut self.spin {
-                Some(guest) => guest,
-                None => Default::default(),
-            },
+            hooks: &mut self.outgoing,
         }
     }
 }

@@ -9,10 +9,14 @@ pub mod compile;
 pub mod config;
 mod digest;
 #[cfg(feature = "run")]
+pub mod hop_by_hop;
+#[cfg(feature = "run")]
 pub mod host;
 mod kind;
 #[cfg(feature = "run")]
 mod limits;
+#[cfg(feature = "run")]
+pub mod outgoing;
 pub mod protocol;
 pub mod quantity;
 #[cfg(feature = "run")]

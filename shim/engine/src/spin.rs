@@ -12,7 +12,7 @@ mod store;
 pub use app::{App, AppError, Component, Content, File, MAX_COMPONENTS, Prepared};
 pub use hosts::{AllowedHosts, HostError};
 #[cfg(feature = "run")]
-pub use imports::{Context, Guest, add_to_linker};
+pub use imports::{Context, add_to_linker};
 pub use route::{RouteError, Routes, Target};
 #[cfg(feature = "run")]
 pub use store::Store;

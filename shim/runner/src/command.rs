@@ -1,10 +1,12 @@
 //! Guests that run once and exit.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::host::{self, ComponentHost, ModuleHost};
+use wasmkind_engine::outgoing::{Client, Outgoing};
 use wasmkind_engine::protocol::exit;
 use wasmkind_engine::{Budget, Kind, Limits, settings};
 use wasmtime::component::ResourceTable;
@@ -40,6 +42,7 @@ pub(crate) struct Component {
     engine: Engine,
     pre: Pre,
     wasi: WasiCtxBuilder,
+    client: Arc<Client>,
     budget: Budget,
     outcome: Outcome,
 }
@@ -140,6 +143,7 @@ impl Component {
             engine,
             pre,
             wasi: guest::alone(config)?,
+            client: guest::client(config),
             budget,
             outcome: Outcome::new(config),
         })
@@ -150,6 +154,7 @@ impl Component {
         let data = ComponentHost {
             wasi: self.wasi.build(),
             http: WasiHttpCtx::new(),
+            outgoing: Outgoing::new(Arc::clone(&self.client), None),
             table: ResourceTable::new(),
             limits: Limits::new(&self.budget),
             spin: None,

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use wasmkind_engine::config::{Preopen, RunnerConfig};
+use wasmkind_engine::outgoing::{Client, Outgoing, Trust};
 use wasmkind_engine::spin;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
 
 use crate::load::plain;
+use crate::report;
 use crate::stdio::Output;
 
 /// The context of the only guest of this process: it may block the thread, and reads standard
@@ -38,6 +40,7 @@ pub(crate) struct Shared {
     /// Opened once for all.
     files: WasiFilesystemCtx,
     spin: Option<Arc<spin::Context>>,
+    client: Arc<Client>,
 }
 
 impl Shared {
@@ -48,18 +51,31 @@ impl Shared {
             cwd: config.cwd.clone(),
             files: open(config, false)?.build().filesystem().clone(),
             spin: None,
+            client: client(config),
         })
     }
 
     /// For a component of an application, which has less of the network and more
-    /// besides.
-    pub(crate) fn with_spin(mut self, context: Arc<spin::Context>) -> Self {
+    /// besides. Unless its own environment says whom it trusts, it trusts whom its container
+    /// does.
+    pub(crate) fn with_spin(
+        mut self,
+        context: Arc<spin::Context>,
+        container: &Arc<Client>,
+    ) -> Self {
         self.spin = Some(context);
+        if !self.client.is_told_whom_to_trust() {
+            self.client = Arc::clone(container);
+        }
         self
     }
 
-    pub(crate) fn spin(&self) -> Option<spin::Guest> {
-        self.spin.clone().map(spin::Guest)
+    pub(crate) fn spin(&self) -> Option<Arc<spin::Context>> {
+        self.spin.clone()
+    }
+
+    pub(crate) fn outgoing(&self) -> Outgoing {
+        Outgoing::new(Arc::clone(&self.client), self.spin())
     }
 
     pub(crate) fn context(&self) -> WasiCtx {
@@ -72,6 +88,12 @@ impl Shared {
         *wasi.filesystem() = self.files.clone();
         wasi
     }
+}
+
+/// What sends the guest's requests.
+pub(crate) fn client(config: &RunnerConfig) -> Arc<Client> {
+    let trust = Trust::new(&config.env, &config.cwd, &config.preopens);
+    Client::new(trust, report::complain)
 }
 
 fn environment(config: &RunnerConfig) -> Vec<(String, String)> {

@@ -1,6 +1,9 @@
 //! Guests that answer HTTP requests, each in an instance of its own unless the Pod says otherwise.
 
+mod answer;
+mod connection;
 mod metrics;
+mod request;
 mod reuse;
 mod turns;
 
@@ -17,12 +20,12 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
-use hyper::http::uri::{self, Authority, PathAndQuery};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use rustix::net::sockopt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -40,7 +43,10 @@ use crate::control::Control;
 use crate::guest;
 use crate::load::{self, Code, Pooled, plain};
 use crate::{report, signals, spin};
+use answer::{AnswerBody, Working};
+use connection::{Connection, Io, Next};
 use metrics::Metrics;
+use request::Refused;
 use reuse::{Counted, Waiting};
 use turns::{Turn, Turns};
 
@@ -49,6 +55,10 @@ const SLICE: Duration = Duration::from_millis(4);
 
 /// A client has this long to send the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// From the last word of a client to the first question whether it is there, and between
+/// questions; it is missed after nine. Go's servers ask as often.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// After a failure to accept (descriptors run out), before the next attempt.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -243,7 +253,9 @@ impl Service {
         server
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT);
+            .header_read_timeout(HEAD_TIMEOUT)
+            // Who is gone is for the connection to say.
+            .half_close(true);
         server.http2().timer(TokioTimer::new());
         let connections = GracefulShutdown::new();
         loop {
@@ -260,15 +272,23 @@ impl Service {
             };
             // Answers are written whole; waiting for more only delays them.
             let _ = stream.set_nodelay(true);
-            let handlers = self.handlers.clone();
+            let connection = Connection::new(stream);
+            let (handlers, asked) = (self.handlers.clone(), Arc::clone(&connection));
             let answer = move |request| {
-                let handlers = handlers.clone();
-                async move { Ok::<_, Infallible>(handlers.answer(request, client).await) }
+                let (handlers, asked) = (handlers.clone(), Arc::clone(&asked));
+                async move { Ok::<_, Infallible>(handlers.answer(request, &asked, client).await) }
             };
-            let connection =
-                server.serve_connection(TokioIo::new(stream), hyper::service::service_fn(answer));
-            // A connection that breaks is the client's affair.
-            tokio::spawn(connections.watch(connection.into_owned()));
+            let io = TokioIo::new(Io(Arc::clone(&connection)));
+            let served = server.serve_connection(io, hyper::service::service_fn(answer));
+            let served = connections.watch(served.into_owned());
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    // A connection that breaks is the client's affair.
+                    _ = served => {}
+                    () = connection.gone() => {}
+                }
+            });
         }
         drop(listener);
         self.drain(connections).await;
@@ -327,10 +347,14 @@ async fn serve_metrics(listener: TcpListener, metrics: Arc<Metrics>) {
     }
 }
 
-/// With std, whose listener has SO_REUSEADDR and a sensible backlog.
+/// With std, whose listener has SO_REUSEADDR and a sensible backlog. What it accepts inherits
+/// keep-alive probes, by which a client is missed that went without a word.
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
+    sockopt::set_socket_keepalive(&listener, true)?;
+    sockopt::set_tcp_keepidle(&listener, KEEP_ALIVE)?;
+    sockopt::set_tcp_keepintvl(&listener, KEEP_ALIVE)?;
     TcpListener::from_std(listener)
 }
 
@@ -368,8 +392,25 @@ impl Handlers {
     async fn answer(
         self,
         mut request: Request<Incoming>,
+        connection: &Arc<Connection>,
         client: SocketAddr,
-    ) -> Response<HyperOutgoingBody> {
+    ) -> Response<AnswerBody> {
+        let version = request.version();
+        // Streams of HTTP/2 have ends of their own, which hyper sees.
+        let expected = (version < Version::HTTP_2).then(|| connection.expect(Next::Head));
+        let method = request.method().clone();
+        let response = match request::prepare(&mut request, || connection.called()) {
+            Ok(()) => self.route(request, client).await,
+            Err(Refused(status, message)) => refuse(status, message),
+        };
+        answer::finish(response, &method, version, expected)
+    }
+
+    async fn route(
+        self,
+        mut request: Request<Incoming>,
+        client: SocketAddr,
+    ) -> Response<AnswerBody> {
         let handler = match &self {
             Self::One(handler) => handler,
             Self::Routed(routed) => {
@@ -388,7 +429,7 @@ impl Handlers {
 }
 
 impl Handler {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<HyperOutgoingBody> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<AnswerBody> {
         let Some(metrics) = &self.shared.metrics else {
             return self.work(request).await;
         };
@@ -404,7 +445,7 @@ impl Handler {
         response
     }
 
-    async fn work(self: Arc<Self>, request: Request<Incoming>) -> Response<HyperOutgoingBody> {
+    async fn work(self: Arc<Self>, request: Request<Incoming>) -> Response<AnswerBody> {
         let deadline = self.shared.timeout.map(|timeout| Instant::now() + timeout);
         let permit = match self.admit(&request, deadline).await {
             Ok(permit) => permit,
@@ -420,30 +461,23 @@ impl Handler {
             method: request.method().clone(),
             uri: request.uri().clone(),
         };
-        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
-            return refuse(StatusCode::BAD_REQUEST, "the request names no host\n");
-        }
         let (sender, receiver) = oneshot::channel();
         let handler = Arc::clone(&self);
         let whose = what.clone();
-        // Apart from this future: the guest may work on after it has answered, and is not cut
-        // off when the client goes away.
+        // Apart from this future, because the guest may work on after the client has its answer.
+        // Until then it ends with the client.
         let guest = tokio::spawn(async move {
             let work = handler.call(request, sender, permit);
             handler.end(&whose, within(deadline, work).await)
         });
-        match receiver.await {
-            Ok(Ok(response)) => response,
-            Ok(Err(code)) => {
-                report::complain(&format!(
-                    "{what}: {} answered with the error {code}",
-                    self.name
-                ));
-                refuse(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the guest answered with an error\n",
-                )
+        let mut working = Working::new(guest.abort_handle());
+        let answer = receiver.await;
+        let failure = match answer {
+            Ok(Ok(response)) if response.status().is_informational() => {
+                format!("the status {}, which ends no request", response.status())
             }
+            Ok(Ok(response)) => return response.map(|body| AnswerBody::of(body, working)),
+            Ok(Err(code)) => format!("the error {code}"),
             Err(_) => {
                 match guest.await {
                     Ok(Ended::TimedOut) => {
@@ -457,9 +491,13 @@ impl Handler {
                     }
                     Err(error) => report::complain(&format!("{what}: {error}")),
                 }
-                refuse(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n")
+                return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n");
             }
-        }
+        };
+        working.leave();
+        report::complain(&format!("{what}: {} answered with {failure}", self.name));
+        let message = "the guest answered with an error\n";
+        refuse(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
     /// Waits for the request's turn.
@@ -566,6 +604,7 @@ impl Handler {
         let data = ComponentHost {
             wasi: self.guest.context(),
             http: WasiHttpCtx::new(),
+            outgoing: self.guest.outgoing(),
             table: ResourceTable::new(),
             limits: Limits::new(&self.budget),
             spin: self.guest.spin(),
@@ -620,7 +659,6 @@ async fn handle_p3<B>(
 where
     B: Body<Data = Bytes, Error: Into<HttpError>> + Send + 'static,
 {
-    let request = with_authority(request)?;
     let (request, sent) = p3::Request::from_http(store.data_mut().http().hooks, request);
     store
         .run_concurrent(async move |store| {
@@ -636,24 +674,6 @@ where
             Ok(())
         })
         .await?
-}
-
-/// WASI 0.3 takes scheme and authority from the target, which HTTP/1.1 leaves to the Host header.
-fn with_authority<B>(request: Request<B>) -> wasmtime::Result<Request<B>> {
-    let (mut head, body) = request.into_parts();
-    let mut target = std::mem::take(&mut head.uri).into_parts();
-    if target.authority.is_none() {
-        let host = head.headers.get(HOST);
-        target.authority = host
-            .map(|host| Authority::try_from(host.as_bytes()))
-            .transpose()?;
-    }
-    target.scheme.get_or_insert(uri::Scheme::HTTP);
-    target
-        .path_and_query
-        .get_or_insert(PathAndQuery::from_static("/"));
-    head.uri = Uri::from_parts(target)?;
-    Ok(Request::from_parts(head, body))
 }
 
 /// Counts a request that nobody waits for any more when its future is dropped.
@@ -695,9 +715,10 @@ where
         .boxed_unsync()
 }
 
-fn refuse(status: StatusCode, message: &'static str) -> Response<HyperOutgoingBody> {
+fn refuse(status: StatusCode, message: &'static str) -> Response<AnswerBody> {
     let body = Full::new(Bytes::from_static(message.as_bytes()));
-    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+    let body = body.map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response
 }

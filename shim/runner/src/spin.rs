@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use hyper::Request;
-use hyper::header::{HOST, HeaderName, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue};
 use wasmkind_engine::config::{Preopen, RunnerConfig, SpinConfig};
 use wasmkind_engine::spin::{AllowedHosts, Context, Routes, Store};
 
@@ -46,14 +46,7 @@ impl Application {
             return Route::Nowhere;
         };
         let uri = request.uri();
-        let host = match uri.authority() {
-            Some(authority) => authority.as_str(),
-            None => request
-                .headers()
-                .get(HOST)
-                .and_then(|host| host.to_str().ok())
-                .unwrap_or_default(),
-        };
+        let host = uri.authority().map_or("", |authority| authority.as_str());
         let rest = uri.path_and_query().map_or("/", |rest| rest.as_str());
         let url = format!("http://{host}{rest}");
         let more = [
@@ -91,6 +84,7 @@ pub(crate) fn guests(
     } else {
         None
     };
+    let client = guest::client(config);
     app.components
         .iter()
         .map(|component| {
@@ -114,7 +108,7 @@ pub(crate) fn guests(
             };
             let guest = guest::Shared::new(&own)
                 .with_context(|| format!("prepare component {:?}", component.id))?;
-            Ok(guest.with_spin(Arc::new(context)))
+            Ok(guest.with_spin(Arc::new(context), &client))
         })
         .collect()
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use wasmtime::Result;
 use wasmtime::component::{Linker, Resource, ResourceTable};
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::{AllowedHosts, Store};
 use crate::host::ComponentHost;
@@ -60,7 +59,7 @@ pub fn add_to_linker(linker: &mut Linker<ComponentHost>, concurrency: bool) -> R
 
 fn view(host: &mut ComponentHost) -> View<'_> {
     View {
-        context: host.spin.as_ref().map(|guest| &*guest.0),
+        context: host.spin.as_deref(),
         table: &mut host.table,
     }
 }
@@ -181,40 +180,3 @@ impl key_value::HostStore for View<'_> {
         Ok(())
     }
 }
-
-/// An instance of a component, whose requests go where its hosts allow.
-pub struct Guest(pub Arc<Context>);
-
-impl WasiHttpHooks for Guest {
-    fn send_request(
-        &mut self,
-        request: http::Request<WasiBody>,
-        options: Option<RequestOptions>,
-        fut: Box<dyn Future<Output = std::result::Result<(), Error>> + Send>,
-    ) -> Sent {
-        let uri = request.uri();
-        let scheme = uri.scheme_str().unwrap_or("https");
-        let default = if scheme == "http" { 80 } else { 443 };
-        let port = uri.port_u16().unwrap_or(default);
-        if !self
-            .0
-            .hosts
-            .allows(scheme, uri.host().unwrap_or_default(), port)
-        {
-            return Box::new(async { Err(Error::HttpRequestDenied) });
-        }
-        wasmtime_wasi_http::default_hooks().send_request(request, options, fut)
-    }
-}
-
-type Sent = Box<
-    dyn Future<
-            Output = std::result::Result<
-                (
-                    http::Response<WasiBody>,
-                    Box<dyn Future<Output = std::result::Result<(), Error>> + Send>,
-                ),
-                Error,
-            >,
-        > + Send,
->;
