@@ -128,6 +128,36 @@ pub(super) fn cases() -> Vec<Case> {
             "The API server is reached from both containers.",
             "tasks/run-application/access-api-from-pod/"
         ),
+        case!(
+            "network.private-authority",
+            private_authority,
+            "A service trusts the authority that SSL_CERT_FILE names, and calls the API server.",
+            "tasks/run-application/access-api-from-pod/"
+        ),
+        case!(
+            "network.grpc-call",
+            grpc_call,
+            "Each service calls the other over gRPC, and gets its trailers.",
+            "concepts/services-networking/"
+        ),
+        case!(
+            "network.http-hosts",
+            http_hosts,
+            "A request of HTTP/1.0 needs no Host, and one of HTTP/1.1 needs one.",
+            "concepts/services-networking/"
+        ),
+        case!(
+            "network.half-closed",
+            half_closed,
+            "A client that has sent all it has to say gets its answer.",
+            "concepts/services-networking/"
+        ),
+        case!(
+            "network.client-gone",
+            client_gone,
+            "A service that works on one request at a time does not work for a client that has gone.",
+            "concepts/services-networking/"
+        ),
     ]
 }
 
@@ -562,4 +592,117 @@ async fn api_server(test: Test) -> Verdict {
         .await?;
     test.each(async |half| expect_in("answer", &pod.printed(half.as_str()).await?, "400 "))
         .await
+}
+
+async fn private_authority(test: Test) -> Verdict {
+    const MOUNT: &str = "/var/run/own";
+    let file = format!("{MOUNT}/ca.crt");
+    let trusts = |half: Half| {
+        let mut container = test.service(half);
+        if let Some(env) = container["env"].as_array_mut() {
+            env.push(json!({ "name": "SSL_CERT_FILE", "value": file }));
+        }
+        container.with(json!({ "volumeMounts": [{ "name": "roots", "mountPath": MOUNT }] }))
+    };
+    // Kubernetes puts its own authority into each namespace.
+    let volume = json!({ "name": "roots", "configMap": { "name": "kube-root-ca.crt" } });
+    let spec = json!({ "volumes": [volume], "containers": test.both(trusts) });
+    let pod = test.pod(spec).await?;
+    pod.both_run().await?;
+    test.each(async |half| {
+        pod.get_when_up(half, "/").await?;
+        let target = "/fetch?url=https://kubernetes.default.svc/version";
+        let answer = pod.get(half, target).await?;
+        // Whoever may not ask is told so, over TLS.
+        let known = ["200 ", "401 ", "403 "];
+        ensure!(
+            known.iter().any(|status| answer.starts_with(status)),
+            "the API server's answer: {answer:?}"
+        );
+        Ok(())
+    })
+    .await
+}
+
+async fn grpc_call(test: Test) -> Verdict {
+    let pod = services(&test).await?;
+    test.each(async |half| {
+        pod.get_when_up(half.other(), "/").await?;
+        let target = format!("/grpc-check?address=127.0.0.1:{}", port(half.other()));
+        let answer = pod.get_when_up(half, &target).await?;
+        expect("answer", answer.as_str(), "serving\n")
+    })
+    .await
+}
+
+/// What a half's service answers to bytes on a connection of which no more come.
+async fn raw(pod: &Running, half: Half, request: &str) -> anyhow::Result<String> {
+    let address = format!("127.0.0.1:{}", port(half));
+    let output = pod.exec(half, &["tcp", &address, request]).await?;
+    expect("exit code of the client", output.code, 0)?;
+    Ok(output.text())
+}
+
+async fn http_hosts(test: Test) -> Verdict {
+    let pod = services(&test).await?;
+    test.each(async |half| {
+        pod.get_when_up(half, "/").await?;
+        for (request, status) in [
+            ("GET /healthz HTTP/1.0\r\n\r\n", " 200 "),
+            ("GET /healthz HTTP/1.1\r\nHost: one\r\n\r\n", " 200 "),
+            ("GET /healthz HTTP/1.1\r\n\r\n", " 400 "),
+            (
+                "GET /healthz HTTP/1.1\r\nHost: one\r\nHost: two\r\n\r\n",
+                " 400 ",
+            ),
+            ("GET /healthz HTTP/1.1\r\nHost: no good\r\n\r\n", " 400 "),
+        ] {
+            let answer = raw(&pod, half, request).await?;
+            let first = answer.lines().next().unwrap_or_default();
+            expect_in(&format!("answer to {request:?}"), first, status)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn half_closed(test: Test) -> Verdict {
+    let pod = services(&test).await?;
+    test.each(async |half| {
+        pod.get_when_up(half, "/").await?;
+        let request = "GET /sleep?ms=1500 HTTP/1.1\r\nHost: one\r\n\r\n";
+        let answer = raw(&pod, half, request).await?;
+        let first = answer.lines().next().unwrap_or_default();
+        expect_in("first line", first, "HTTP/1.1 200 ")?;
+        expect_in("answer", &answer, "slept\n")
+    })
+    .await
+}
+
+async fn client_gone(test: Test) -> Verdict {
+    let one_at_a_time = |half: Half| {
+        let mut container = test.service(half);
+        if let Some(env) = container["env"].as_array_mut() {
+            // Runtimes that have no such limit have no place to lose.
+            env.push(json!({ "name": "WASMKIND_HTTP_CONCURRENCY", "value": "1" }));
+        }
+        container
+    };
+    let pod = test
+        .pod(json!({ "containers": test.both(one_at_a_time) }))
+        .await?;
+    pod.both_run().await?;
+    test.each(async |half| {
+        pod.get_when_up(half, "/").await?;
+        let address = format!("127.0.0.1:{}", port(half));
+        for path in ["/sleep?ms=600000", "/spin?ms=600000"] {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: one\r\n\r\n");
+            let words = ["leave", &address, &request];
+            let output = pod.exec(half, &words).await?;
+            expect("exit code of the client", output.code, 0)?;
+            pod.get(half, "/healthz").await?;
+        }
+        Ok(())
+    })
+    .await
 }

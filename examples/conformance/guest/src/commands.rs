@@ -252,6 +252,12 @@ pub fn run(words: &[&str]) -> Result<(), Failure> {
             io::copy(&mut stream, &mut out)?;
             writeln!(out)?;
         }
+        // Sends a text, and goes without waiting for an answer.
+        ["leave", address, text] => {
+            let mut stream = connect(address)?;
+            stream.write_all(text.as_bytes())?;
+            thread::sleep(Duration::from_millis(300));
+        }
         // Answers connections with who it is and what they sent.
         ["tcp-echo", address, name] => {
             let listener = TcpListener::bind(address).map_err(named(address))?;

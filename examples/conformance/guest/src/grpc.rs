@@ -9,6 +9,10 @@ pub const CONTENT_TYPE: &str = "application/grpc";
 /// Trailer of a call that was answered.
 pub const OK: (&str, &str) = ("grpc-status", "0");
 
+pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+/// A `HealthCheckRequest` for the server as a whole.
+pub const ANY: &[u8] = &[0, 0, 0, 0, 0];
+
 /// Answers a `HealthCheckRequest` with a `HealthCheckResponse`, each after gRPC's prefix: whether it
 /// is compressed, in a byte, and its length in four. A service is the path of a file, which serves
 /// while it is there.

@@ -18,10 +18,16 @@ pub trait Response: Write {
     fn begin(&mut self, status: u16) -> io::Result<()>;
 }
 
-/// Gets a URL: the builds differ in how.
-pub type Get = fn(&str) -> io::Result<crate::http::Answer>;
+/// Requests that go out: the builds differ in how.
+pub struct Calls {
+    /// Gets a URL of http or https.
+    pub get: fn(&str) -> io::Result<crate::http::Answer>,
+    /// Asks for the health of what serves at an address, over gRPC without TLS. The answer as it
+    /// came, once the trailers have come too.
+    pub check: fn(&str) -> io::Result<Vec<u8>>,
+}
 
-pub fn answer(request: Request, response: &mut dyn Response, get: Get) -> io::Result<()> {
+pub fn answer(request: Request, response: &mut dyn Response, calls: &Calls) -> io::Result<()> {
     let (path, query) = request
         .target
         .split_once('?')
@@ -63,8 +69,13 @@ pub fn answer(request: Request, response: &mut dyn Response, get: Get) -> io::Re
             Ok("slept\n".into())
         }
         "/abort" => panic!("asked to abort"),
-        "/fetch" => match get(&value("url")) {
+        "/fetch" => match (calls.get)(&value("url")) {
             Ok(answer) => Ok(format!("{} {}", answer.status, answer.text)),
+            Err(error) => Err((502, format!("{error}\n"))),
+        },
+        "/grpc-check" => match (calls.check)(&value("address")) {
+            Ok(answer) if answer == crate::grpc::check(crate::grpc::ANY) => Ok("serving\n".into()),
+            Ok(answer) => Err((502, format!("{answer:?}\n"))),
             Err(error) => Err((502, format!("{error}\n"))),
         },
         "/large" => {

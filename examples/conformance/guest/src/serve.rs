@@ -7,7 +7,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use crate::h2;
-use crate::routes::{self, Request, Response};
+use crate::routes::{self, Calls, Request, Response};
 
 const LISTEN: &str = "0.0.0.0:8080";
 const VARIABLE: &str = "WASMTIME_HTTP_PROXY_SOCKET_ADDR";
@@ -50,6 +50,7 @@ fn connection(stream: &TcpStream) -> io::Result<()> {
     let mut length = 0;
     let mut chunked = false;
     let mut expects = false;
+    let mut hosts = Vec::new();
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 || line.trim_end().is_empty() {
@@ -60,6 +61,7 @@ fn connection(stream: &TcpStream) -> io::Result<()> {
             Some(("content-length", value)) => length = value.trim().parse().unwrap_or(0),
             Some(("transfer-encoding", value)) => chunked = value.trim() == "chunked",
             Some(("expect", _)) => expects = true,
+            Some(("host", value)) => hosts.push(value.trim().to_owned()),
             _ => {}
         }
     }
@@ -84,13 +86,30 @@ fn connection(stream: &TcpStream) -> io::Result<()> {
         target,
         body: &mut *body,
     };
-    routes::answer(request, &mut answer, crate::http::get)?;
+    let calls = Calls {
+        get: crate::http::get,
+        check: h2::check,
+    };
+    if hosts_are_valid(&hosts, in_chunks) {
+        routes::answer(request, &mut answer, &calls)?;
+    } else {
+        answer.begin(400)?;
+    }
     answer.end()?;
     // Closed with something unread, the connection would be reset and the answer lost.
     stream.shutdown(Shutdown::Write)?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     let _ = io::copy(&mut stream.take(1 << 20), &mut io::sink());
     Ok(())
+}
+
+/// RFC 9112, section 3.2, as far as cases go: of HTTP/1.1 one Host, of HTTP/1.0 one at most.
+fn hosts_are_valid(hosts: &[String], needed: bool) -> bool {
+    match hosts {
+        [] => !needed,
+        [host] => !host.contains(|c: char| c.is_whitespace() || "@/?#".contains(c)),
+        _ => false,
+    }
 }
 
 struct Answer<'a> {

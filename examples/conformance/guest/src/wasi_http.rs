@@ -6,16 +6,14 @@ use std::io::{self, Read, Write};
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse,
-    ResponseOutparam, Scheme,
+    Fields, FutureIncomingResponse, IncomingBody, IncomingRequest, IncomingResponse, Method,
+    OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam, Scheme,
 };
 use wasip2::io::streams::{InputStream, OutputStream};
 
 use crate::grpc;
 use crate::http::Answer;
-use crate::routes::{self, Request, Response};
-
-const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+use crate::routes::{self, Calls, Request, Response};
 
 struct Service;
 
@@ -38,7 +36,7 @@ fn handle(request: &IncomingRequest, target: String, out: ResponseOutparam) -> i
             .map_err(|()| failed("open", "the request"))?,
     )?;
     let mut outgoing = Outgoing::NotBegun(Some(out));
-    if target == HEALTH_CHECK {
+    if target == grpc::HEALTH_CHECK {
         let mut question = Vec::new();
         body.read_to_end(&mut question)?;
         outgoing.begin_with(200, &[("content-type", grpc::CONTENT_TYPE)])?;
@@ -49,7 +47,7 @@ fn handle(request: &IncomingRequest, target: String, out: ResponseOutparam) -> i
         target,
         body: &mut body,
     };
-    routes::answer(request, &mut outgoing, get)?;
+    routes::answer(request, &mut outgoing, &Calls { get, check })?;
     outgoing.end(None)
 }
 
@@ -133,27 +131,24 @@ impl Write for Outgoing {
     }
 }
 
-/// Gets `http://AUTHORITY/PATH`.
+/// Gets `http://AUTHORITY/PATH`, or the same of https.
 fn get(url: &str) -> io::Result<Answer> {
-    let rest = url
-        .strip_prefix("http://")
-        .ok_or_else(|| failed("not an http URL", url))?;
+    let (scheme, rest) = match url.split_once("://") {
+        Some(("http", rest)) => (Scheme::Http, rest),
+        Some(("https", rest)) => (Scheme::Https, rest),
+        _ => return Err(failed("not an http URL", url)),
+    };
     let (authority, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),
         None => (rest, "/"),
     };
     let request = OutgoingRequest::new(Fields::new());
     request
-        .set_scheme(Some(&Scheme::Http))
+        .set_scheme(Some(&scheme))
         .and_then(|()| request.set_authority(Some(authority)))
         .and_then(|()| request.set_path_with_query(Some(path)))
         .map_err(|()| failed("ask for", url))?;
-    let future = outgoing_handler::handle(request, None).map_err(io::Error::other)?;
-    future.subscribe().block();
-    let response = match future.get() {
-        Some(Ok(response)) => response.map_err(io::Error::other)?,
-        _ => return Err(failed("take", "the response")),
-    };
+    let response = send(request)?;
     let mut text = String::new();
     let body = response
         .consume()
@@ -163,6 +158,62 @@ fn get(url: &str) -> io::Result<Answer> {
         status: response.status(),
         text,
     })
+}
+
+/// Calls the health check of a server over gRPC, and wants its trailers too.
+fn check(address: &str) -> io::Result<Vec<u8>> {
+    let request = OutgoingRequest::new(fields(&[
+        ("content-type", grpc::CONTENT_TYPE),
+        ("te", "trailers"),
+    ])?);
+    request
+        .set_method(&Method::Post)
+        .and_then(|()| request.set_scheme(Some(&Scheme::Http)))
+        .and_then(|()| request.set_authority(Some(address)))
+        .and_then(|()| request.set_path_with_query(Some(grpc::HEALTH_CHECK)))
+        .map_err(|()| failed("call", address))?;
+    let body = request.body().map_err(|()| failed("open", "the body"))?;
+    let mut stream = body.write().map_err(|()| failed("open", "the stream"))?;
+    let future = outgoing_handler::handle(request, None).map_err(io::Error::other)?;
+    Write::write_all(&mut stream, grpc::ANY)?;
+    Write::flush(&mut stream)?;
+    drop(stream);
+    OutgoingBody::finish(body, None).map_err(|error| failed("finish the body", error))?;
+    let response = take(&future)?;
+    let body = response
+        .consume()
+        .map_err(|()| failed("open", "the body"))?;
+    let mut answer = Vec::new();
+    let mut incoming = Incoming::open(body)?;
+    incoming.read_to_end(&mut answer)?;
+    let Incoming {
+        stream,
+        _body: body,
+    } = incoming;
+    drop(stream);
+    let trailers = IncomingBody::finish(body);
+    trailers.subscribe().block();
+    let trailers = match trailers.get() {
+        Some(Ok(Ok(Some(trailers)))) => trailers,
+        other => return Err(failed("no trailers came", other.is_some())),
+    };
+    let (name, ok) = grpc::OK;
+    match &trailers.get(name)[..] {
+        [status] if status == ok.as_bytes() => Ok(answer),
+        other => Err(failed("the call ended with", other)),
+    }
+}
+
+fn send(request: OutgoingRequest) -> io::Result<IncomingResponse> {
+    take(&outgoing_handler::handle(request, None).map_err(io::Error::other)?)
+}
+
+fn take(future: &FutureIncomingResponse) -> io::Result<IncomingResponse> {
+    future.subscribe().block();
+    match future.get() {
+        Some(Ok(response)) => response.map_err(io::Error::other),
+        _ => Err(failed("take", "the response")),
+    }
 }
 
 fn fields(named: &[(&str, &str)]) -> io::Result<Fields> {
