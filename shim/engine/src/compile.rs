@@ -168,6 +168,7 @@ fn check_module(name: &str, engine: &Engine, module: &Module) -> Result<(), Comp
     let data = ModuleHost {
         wasi: WasiCtxBuilder::new().build_p1(),
         limits: Limits::new(&Budget::unlimited()),
+        files: None,
     };
     let mut store = Store::new(engine, data);
     let unknown: Vec<_> = module

@@ -9,6 +9,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::files::{self, Files, Numbered};
 use crate::outgoing::Outgoing;
 use crate::{Kind, Kinds, Limits, spin};
 
@@ -16,6 +17,7 @@ use crate::{Kind, Kinds, Limits, spin};
 pub struct ModuleHost {
     pub wasi: WasiP1Ctx,
     pub limits: Limits,
+    pub files: Option<Numbered>,
 }
 
 /// The store's data of a component.
@@ -25,6 +27,7 @@ pub struct ComponentHost {
     pub outgoing: Outgoing,
     pub table: ResourceTable,
     pub limits: Limits,
+    pub files: Option<Arc<Files>>,
     /// Of a component of a Spin application.
     pub spin: Option<Arc<spin::Context>>,
 }
@@ -62,6 +65,7 @@ pub fn module_linker(engine: &Engine) -> Result<Linker<ModuleHost>> {
         "proc_exit",
         |code: i32| -> Result<()> { Err(I32Exit(code).into()) },
     )?;
+    files::add_p1(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }
@@ -77,9 +81,11 @@ pub fn component_linker(
 ) -> Result<component::Linker<ComponentHost>> {
     let mut linker = component::Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    files::add_p2(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     if concurrency {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        files::add_p3(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
     Ok(linker)

@@ -9,6 +9,8 @@ pub mod compile;
 pub mod config;
 mod digest;
 #[cfg(feature = "run")]
+pub mod files;
+#[cfg(feature = "run")]
 pub mod hop_by_hop;
 #[cfg(feature = "run")]
 pub mod host;

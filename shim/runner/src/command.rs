@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use wasmkind_engine::config::RunnerConfig;
+use wasmkind_engine::files::{Files, Numbered};
 use wasmkind_engine::host::{self, ComponentHost, ModuleHost};
 use wasmkind_engine::outgoing::{Client, Outgoing};
 use wasmkind_engine::protocol::exit;
 use wasmkind_engine::{Budget, Kind, Limits, settings};
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, InstancePre, Store};
-use wasmtime_wasi::{I32Exit, WasiCtxBuilder, p2, p3};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{I32Exit, WasiCtx, p2, p3};
 use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::guest;
@@ -25,7 +27,8 @@ const NEVER: u64 = u64::MAX / 2;
 pub(crate) struct Module {
     engine: Engine,
     pre: InstancePre<ModuleHost>,
-    wasi: WasiCtxBuilder,
+    wasi: WasiP1Ctx,
+    files: Option<Numbered>,
     budget: Budget,
     /// What to call, in this order.
     exports: Vec<String>,
@@ -41,7 +44,8 @@ enum Pre {
 pub(crate) struct Component {
     engine: Engine,
     pre: Pre,
-    wasi: WasiCtxBuilder,
+    wasi: WasiCtx,
+    files: Option<Arc<Files>>,
     client: Arc<Client>,
     budget: Budget,
     outcome: Outcome,
@@ -59,10 +63,12 @@ impl Module {
         let linker = plain(host::module_linker(&engine)).context("define WASI")?;
         let pre = plain(linker.instantiate_pre(&module))
             .with_context(|| format!("link {}", config.name))?;
+        let (wasi, files) = guest::module(config)?;
         Ok(Self {
             engine,
             pre,
-            wasi: guest::alone(config)?,
+            wasi,
+            files,
             budget,
             exports,
             outcome: Outcome::new(config),
@@ -70,28 +76,33 @@ impl Module {
     }
 
     /// The exit code.
-    pub(crate) async fn run(mut self) -> anyhow::Result<i32> {
+    pub(crate) async fn run(self) -> anyhow::Result<i32> {
         let data = ModuleHost {
-            wasi: self.wasi.build_p1(),
+            wasi: self.wasi,
             limits: Limits::new(&self.budget),
+            files: self.files,
         };
         let mut store = Store::new(&self.engine, data);
         store.limiter(|host| &mut host.limits);
         store.set_epoch_deadline(NEVER);
-        let result = self.call(&mut store).await;
+        let result = call(&self.pre, &self.exports, &mut store).await;
         Ok(self.outcome.code(result.map(|()| 0)))
     }
+}
 
-    async fn call(&self, store: &mut Store<ModuleHost>) -> wasmtime::Result<()> {
-        let instance = self.pre.instantiate_async(&mut *store).await?;
-        for export in &self.exports {
-            instance
-                .get_typed_func::<(), ()>(&mut *store, export)?
-                .call_async(&mut *store, ())
-                .await?;
-        }
-        Ok(())
+async fn call(
+    pre: &InstancePre<ModuleHost>,
+    exports: &[String],
+    store: &mut Store<ModuleHost>,
+) -> wasmtime::Result<()> {
+    let instance = pre.instantiate_async(&mut *store).await?;
+    for export in exports {
+        instance
+            .get_typed_func::<(), ()>(&mut *store, export)?
+            .call_async(&mut *store, ())
+            .await?;
     }
+    Ok(())
 }
 
 /// The functions to call: the Pod's choice, or `_start`. A library is initialised first.
@@ -139,10 +150,12 @@ impl Component {
             })
         });
         let pre = plain(pre).with_context(|| format!("link {}", config.name))?;
+        let (wasi, files) = guest::component(config)?;
         Ok(Self {
             engine,
             pre,
-            wasi: guest::alone(config)?,
+            wasi,
+            files,
             client: guest::client(config),
             budget,
             outcome: Outcome::new(config),
@@ -150,26 +163,29 @@ impl Component {
     }
 
     /// The exit code.
-    pub(crate) async fn run(mut self) -> anyhow::Result<i32> {
+    pub(crate) async fn run(self) -> anyhow::Result<i32> {
         let data = ComponentHost {
-            wasi: self.wasi.build(),
+            wasi: self.wasi,
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(Arc::clone(&self.client), None),
             table: ResourceTable::new(),
             limits: Limits::new(&self.budget),
+            files: self.files,
             spin: None,
         };
         let mut store = Store::new(&self.engine, data);
         store.limiter(|host| &mut host.limits);
         store.set_epoch_deadline(NEVER);
-        let result = self.call(&mut store).await;
+        let result = self.pre.call(&mut store).await;
         Ok(self
             .outcome
             .code(result.map(|result| if result.is_ok() { 0 } else { 1 })))
     }
+}
 
+impl Pre {
     async fn call(&self, store: &mut Store<ComponentHost>) -> wasmtime::Result<Result<(), ()>> {
-        match &self.pre {
+        match self {
             Pre::P2(pre) => {
                 let command = pre.instantiate_async(&mut *store).await?;
                 command.wasi_cli_run().call_run(&mut *store).await

@@ -5,31 +5,49 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use wasmkind_engine::config::{Preopen, RunnerConfig};
+use wasmkind_engine::files::{Files, Numbered, WorkingDirectory};
 use wasmkind_engine::outgoing::{Client, Outgoing, Trust};
 use wasmkind_engine::spin;
-use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemCtx, WasiFilesystemCtxView};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::sockets::SocketAddrUse;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
+use wasmtime_wasi::{FsPerms, OpenMode, ResourceTable, WasiCtx, WasiCtxBuilder};
 
 use crate::load::plain;
-use crate::report;
+use crate::report::{self, remark};
 use crate::stdio::Output;
 
-/// The context of the only guest of this process: it may block the thread, and reads standard
-/// input. It becomes one of WASI 0.1 or 0.2 by `build`.
-pub(crate) fn alone(config: &RunnerConfig) -> anyhow::Result<WasiCtxBuilder> {
-    let mut builder = open(config, true)?;
+/// What a core module is given, which is the only guest of this process: it may block the
+/// thread, and reads standard input.
+pub(crate) fn module(config: &RunnerConfig) -> anyhow::Result<(WasiP1Ctx, Option<Numbered>)> {
+    let Opened { mut builder, files } = alone(config)?;
+    let files = files.map(|(files, numbers)| Numbered {
+        root: numbers.root,
+        cwd: numbers.cwd,
+        files: Arc::new(files),
+    });
+    Ok((builder.build_p1(), files))
+}
+
+/// As [`module`], of a component.
+pub(crate) fn component(config: &RunnerConfig) -> anyhow::Result<(WasiCtx, Option<Arc<Files>>)> {
+    alone(config)?.build()
+}
+
+fn alone(config: &RunnerConfig) -> anyhow::Result<Opened> {
+    let mut opened = open(config, true)?;
     configure(
-        &mut builder,
+        &mut opened.builder,
         &config.args,
         &environment(config),
         &config.cwd,
     );
-    builder.inherit_stdin();
-    Ok(builder)
+    opened.builder.inherit_stdin();
+    Ok(opened)
 }
 
 /// Makes contexts for guests of which many run at a time.
@@ -38,18 +56,21 @@ pub(crate) struct Shared {
     env: Vec<(String, String)>,
     cwd: String,
     /// Opened once for all.
-    files: WasiFilesystemCtx,
+    directories: WasiFilesystemCtx,
+    files: Option<Arc<Files>>,
     spin: Option<Arc<spin::Context>>,
     client: Arc<Client>,
 }
 
 impl Shared {
     pub(crate) fn new(config: &RunnerConfig) -> anyhow::Result<Self> {
+        let (mut wasi, files) = open(config, false)?.build()?;
         Ok(Self {
             args: config.args.clone(),
             env: environment(config),
             cwd: config.cwd.clone(),
-            files: open(config, false)?.build().filesystem().clone(),
+            directories: wasi.filesystem().clone(),
+            files,
             spin: None,
             client: client(config),
         })
@@ -78,6 +99,10 @@ impl Shared {
         Outgoing::new(Arc::clone(&self.client), self.spin())
     }
 
+    pub(crate) fn files(&self) -> Option<Arc<Files>> {
+        self.files.clone()
+    }
+
     pub(crate) fn context(&self) -> WasiCtx {
         let mut builder = WasiCtxBuilder::new();
         configure(&mut builder, &self.args, &self.env, &self.cwd);
@@ -85,7 +110,7 @@ impl Shared {
             restrict(&mut builder, context);
         }
         let mut wasi = builder.build();
-        *wasi.filesystem() = self.files.clone();
+        *wasi.filesystem() = self.directories.clone();
         wasi
     }
 }
@@ -98,7 +123,7 @@ pub(crate) fn client(config: &RunnerConfig) -> Arc<Client> {
 
 fn environment(config: &RunnerConfig) -> Vec<(String, String)> {
     let mut env = config.env.clone();
-    if !env.iter().any(|(name, _)| name == "PWD") {
+    if config.cwd != "/" && !env.iter().any(|(name, _)| name == "PWD") {
         // Go's standard library, for one, takes its working directory from here.
         env.push(("PWD".to_owned(), config.cwd.clone()));
     }
@@ -136,16 +161,64 @@ fn restrict(builder: &mut WasiCtxBuilder, context: &Arc<spin::Context>) {
     });
 }
 
-/// Opens the directories that the guest gets.
-///
-/// C libraries for Wasm drop a path's leading slash before they look for the directory it lies
-/// in, and of two that fit take the longer, or else the last. With a working directory other
-/// than `/`, the last one is therefore that directory, and each directory right below `/` is
-/// given under its own name: then `file` and `/etc/file` both lead where they should. What
-/// lies in `/` itself, and a relative path that begins with the name of a directory in `/`,
-/// then do not. Without any working directory, no relative path would.
-fn open(config: &RunnerConfig, alone: bool) -> anyhow::Result<WasiCtxBuilder> {
-    let mut opened: Vec<(String, File, FsPerms)> = Vec::new();
+/// The directories that the guest gets.
+struct Opened {
+    builder: WasiCtxBuilder,
+    /// None of a guest that gets no `/`.
+    files: Option<(Files, Numbers)>,
+}
+
+/// As [`Numbered`] has them.
+struct Numbers {
+    root: i32,
+    cwd: Option<(i32, i32)>,
+}
+
+impl Opened {
+    fn build(mut self) -> anyhow::Result<(WasiCtx, Option<Arc<Files>>)> {
+        let mut wasi = self.builder.build();
+        let Some((mut files, numbers)) = self.files else {
+            return Ok((wasi, None));
+        };
+        if numbers.cwd.is_some() {
+            files.share(last_directory(&mut wasi)?);
+        }
+        Ok((wasi, Some(Arc::new(files))))
+    }
+}
+
+/// The first number of a directory.
+const FIRST: i32 = 3;
+
+/// Opens the directories that the guest gets: those of the configuration, and where its working
+/// directory is none of them those that [`wasmkind_engine::files`] tells of.
+fn open(config: &RunnerConfig, alone: bool) -> anyhow::Result<Opened> {
+    let mut builder = WasiCtxBuilder::new();
+    builder.allow_blocking_current_thread(alone);
+    let mut number = FIRST;
+    let mut give = |path: &str, directory: &File, permissions| {
+        // wasmtime opens by path only; this one is of the same directory, whatever happens to
+        // its name.
+        let host = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        plain(builder.preopened_dir(host, path, permissions).map(drop))
+            .with_context(|| format!("give {path}"))?;
+        number += 1;
+        anyhow::Ok(number - 1)
+    };
+    let root = config
+        .preopens
+        .iter()
+        .find(|preopen| preopen.guest_path == "/");
+    let cwd = match root.filter(|_| config.cwd != "/") {
+        Some(root) => {
+            let cwd = directory(Path::new(&config.cwd), Some(&root.host_path))
+                .with_context(|| format!("open the working directory {}", config.cwd))?;
+            let number = give(".", &cwd, permissions(root))?;
+            Some((cwd, permissions(root), number))
+        }
+        None => None,
+    };
+    let mut roots = None;
     for preopen in &config.preopens {
         let directory = directory(&preopen.host_path, None).with_context(|| {
             format!(
@@ -154,39 +227,47 @@ fn open(config: &RunnerConfig, alone: bool) -> anyhow::Result<WasiCtxBuilder> {
                 preopen.guest_path
             )
         })?;
-        opened.push((preopen.guest_path.clone(), directory, permissions(preopen)));
-    }
-    if config.cwd != "/"
-        && let Some(root) = config
-            .preopens
-            .iter()
-            .find(|preopen| preopen.guest_path == "/")
-    {
-        for name in directories(&root.host_path)? {
-            let path = format!("/{name}");
-            if config
-                .preopens
-                .iter()
-                .all(|preopen| preopen.guest_path != path)
-                && let Ok(directory) = directory(Path::new(&name), Some(&root.host_path))
-            {
-                opened.push((path, directory, permissions(root)));
-            }
+        let number = give(&preopen.guest_path, &directory, permissions(preopen))?;
+        if preopen.guest_path == "/" {
+            roots.get_or_insert((directory, permissions(preopen), number));
         }
-        let cwd = directory(Path::new(&config.cwd), Some(&root.host_path))
-            .with_context(|| format!("open the working directory {}", config.cwd))?;
-        opened.push((".".to_owned(), cwd, permissions(root)));
     }
-    let mut builder = WasiCtxBuilder::new();
-    builder.allow_blocking_current_thread(alone);
-    for (path, directory, permissions) in &opened {
-        // wasmtime opens by path only; this one is of the same directory, whatever happens to
-        // its name.
-        let host = format!("/proc/self/fd/{}", directory.as_raw_fd());
-        plain(builder.preopened_dir(host, path, *permissions).map(drop))
-            .with_context(|| format!("give {path}"))?;
+    let numbers = match &cwd {
+        Some((directory, permissions, number)) => {
+            Some((*number, give(".", directory, *permissions)?))
+        }
+        None => None,
+    };
+    let files = roots.map(|(directory, permissions, root)| {
+        let dir = |directory, permissions| {
+            let mode = OpenMode::READ | OpenMode::WRITE;
+            Dir::new(directory, permissions, mode, alone)
+        };
+        let cwd = cwd.map(|(directory, permissions, _)| {
+            let path = Path::new(&config.cwd).to_owned();
+            let args = config.args.clone();
+            WorkingDirectory::new(path, dir(directory, permissions), args, remark)
+        });
+        let files = Files::new(dir(directory, permissions), cwd);
+        let numbers = Numbers { root, cwd: numbers };
+        (files, numbers)
+    });
+    Ok(Opened { builder, files })
+}
+
+/// The very file that the guest's last directory is.
+fn last_directory(wasi: &mut WasiCtx) -> anyhow::Result<Arc<File>> {
+    let mut table = ResourceTable::new();
+    let mut view = WasiFilesystemCtxView {
+        ctx: wasi.filesystem(),
+        table: &mut table,
+    };
+    let given = plain(view.get_directories())?;
+    let (last, _) = given.last().context("no directories are given")?;
+    match table.get(last)? {
+        Descriptor::Dir(dir) => Ok(Arc::clone(&dir.dir)),
+        Descriptor::File(_) => bail!("the last directory is a file"),
     }
-    Ok(builder)
 }
 
 fn permissions(preopen: &Preopen) -> FsPerms {
@@ -211,24 +292,4 @@ fn directory(path: &Path, root: Option<&Path>) -> anyhow::Result<File> {
         }
     };
     Ok(fd.into())
-}
-
-/// The names of what may be a directory in `root`, in a fixed order.
-fn directories(root: &Path) -> anyhow::Result<Vec<String>> {
-    let entries = root
-        .read_dir()
-        .with_context(|| format!("list {}", root.display()))?;
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.with_context(|| format!("list {}", root.display()))?;
-        // A link may lead to a directory: /lib, for one.
-        let may_be = entry
-            .file_type()
-            .is_ok_and(|kind| kind.is_dir() || kind.is_symlink());
-        if may_be && let Ok(name) = entry.file_name().into_string() {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
 }

@@ -21,6 +21,11 @@ pub(crate) fn complain(message: &str) {
     let _ = std::io::stderr().write_all(format!("error: {message}\n").as_bytes());
 }
 
+/// As [`complain`], of what is no failure.
+pub(crate) fn remark(message: &str) {
+    let _ = std::io::stderr().write_all(format!("wasmkind: {message}\n").as_bytes());
+}
+
 /// Has a panic told of as any other failure.
 pub(crate) fn tell_of_panics() {
     std::panic::set_hook(Box::new(|panic| {

@@ -607,6 +607,7 @@ impl Handler {
             outgoing: self.guest.outgoing(),
             table: ResourceTable::new(),
             limits: Limits::new(&self.budget),
+            files: self.guest.files(),
             spin: self.guest.spin(),
         };
         let mut store = Store::new(&self.engine, data);

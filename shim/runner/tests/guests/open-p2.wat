@@ -1,0 +1,118 @@
+;; A command of WASI 0.2 that does what open.wat does, and exits with the first byte of the file,
+;; or 100 more than the number of the error.
+(component
+  (import "wasi:cli/environment@0.2.0" (instance $environment
+    (export "get-arguments" (func (result (list string))))))
+  (import "wasi:cli/exit@0.2.3" (instance $exit
+    (export "exit-with-code" (func (param "status-code" u8)))))
+  (import "wasi:filesystem/types@0.2.0" (instance $types
+    (export "descriptor" (type $descriptor (sub resource)))
+    (type $path-flags' (flags "symlink-follow"))
+    (export "path-flags" (type $path-flags (eq $path-flags')))
+    (type $open-flags' (flags "create" "directory" "exclusive" "truncate"))
+    (export "open-flags" (type $open-flags (eq $open-flags')))
+    (type $descriptor-flags' (flags "read" "write" "file-integrity-sync" "data-integrity-sync"
+      "requested-write-sync" "mutate-directory"))
+    (export "descriptor-flags" (type $descriptor-flags (eq $descriptor-flags')))
+    (type $error-code' (enum "access" "would-block" "already" "bad-descriptor" "busy" "deadlock"
+      "quota" "exist" "file-too-large" "illegal-byte-sequence" "in-progress" "interrupted" "invalid"
+      "io" "is-directory" "loop" "too-many-links" "message-size" "name-too-long" "no-device"
+      "no-entry" "no-lock" "insufficient-memory" "insufficient-space" "not-directory" "not-empty"
+      "not-recoverable" "unsupported" "no-tty" "no-such-device" "overflow" "not-permitted" "pipe"
+      "read-only" "invalid-seek" "text-file-busy" "cross-device"))
+    (export "error-code" (type $error-code (eq $error-code')))
+    (export "[method]descriptor.open-at" (func (param "self" (borrow $descriptor))
+      (param "path-flags" $path-flags) (param "path" string) (param "open-flags" $open-flags)
+      (param "flags" $descriptor-flags) (result (result (own $descriptor) (error $error-code)))))
+    (export "[method]descriptor.rename-at" (func (param "self" (borrow $descriptor))
+      (param "old-path" string) (param "new-descriptor" (borrow $descriptor))
+      (param "new-path" string) (result (result (error $error-code)))))
+    (export "[method]descriptor.write" (func (param "self" (borrow $descriptor))
+      (param "buffer" (list u8)) (param "offset" u64) (result (result u64 (error $error-code)))))
+    (export "[method]descriptor.read" (func (param "self" (borrow $descriptor))
+      (param "length" u64) (param "offset" u64)
+      (result (result (tuple (list u8) bool) (error $error-code)))))))
+  (alias export $types "descriptor" (type $descriptor))
+  (import "wasi:filesystem/preopens@0.2.0" (instance $preopens
+    (alias outer 1 $descriptor (type $descriptor'))
+    (export "descriptor" (type $descriptor (eq $descriptor')))
+    (export "get-directories" (func (result (list (tuple (own $descriptor) string)))))))
+  (core module $memory
+    (memory (export "memory") 1)
+    (global $free (mut i32) (i32.const 4096))
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+      (local $at i32)
+      (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
+      (global.set $free (i32.add (local.get $at) (local.get 3)))
+      (local.get $at)))
+  (core instance $memory (instantiate $memory))
+  (core func $get-arguments (canon lower (func $environment "get-arguments")
+    (memory $memory "memory") (realloc (func $memory "realloc"))))
+  (core func $exit-with-code (canon lower (func $exit "exit-with-code")))
+  (core func $get-directories (canon lower (func $preopens "get-directories")
+    (memory $memory "memory") (realloc (func $memory "realloc"))))
+  (core func $open-at (canon lower (func $types "[method]descriptor.open-at")
+    (memory $memory "memory")))
+  (core func $rename-at (canon lower (func $types "[method]descriptor.rename-at")
+    (memory $memory "memory")))
+  (core func $write (canon lower (func $types "[method]descriptor.write") (memory $memory "memory")))
+  (core func $read (canon lower (func $types "[method]descriptor.read")
+    (memory $memory "memory") (realloc (func $memory "realloc"))))
+  (core module $main
+    (import "host" "memory" (memory 1))
+    (import "host" "get-arguments" (func $get-arguments (param i32)))
+    (import "host" "exit-with-code" (func $exit (param i32)))
+    (import "host" "get-directories" (func $get-directories (param i32)))
+    (import "host" "open-at" (func $open-at (param i32 i32 i32 i32 i32 i32 i32)))
+    (import "host" "rename-at" (func $rename-at (param i32 i32 i32 i32 i32 i32 i32)))
+    (import "host" "write" (func $write (param i32 i32 i32 i64 i32)))
+    (import "host" "read" (func $read (param i32 i64 i64 i32)))
+    (data (i32.const 32) "written")
+    ;; what is at 64 is a result, whose error is at $error
+    (func $check (param $error i32)
+      (if (i32.load8_u (i32.const 64))
+        (then (call $exit (i32.add (i32.const 100) (i32.load8_u (local.get $error)))))))
+    (func (export "run") (result i32)
+      (local $args i32) (local $directory i32) (local $create i32)
+      (call $get-arguments (i32.const 0))
+      (local.set $args (i32.load (i32.const 0)))
+      (call $get-directories (i32.const 8))
+      (local.set $directory (i32.load (i32.add (i32.load (i32.const 8)) (i32.mul (i32.const 12)
+        (i32.sub (i32.load8_u (i32.load offset=16 (local.get $args))) (i32.const 48))))))
+      ;; a fourth argument other than "create" is what the file is renamed to
+      (if (i32.gt_u (i32.load (i32.const 4)) (i32.const 3))
+        (then
+          (if (i32.ne (i32.load8_u (i32.load offset=24 (local.get $args))) (i32.const 99))
+            (then
+              (call $rename-at (local.get $directory) (i32.load offset=8 (local.get $args))
+                (i32.load offset=12 (local.get $args)) (local.get $directory)
+                (i32.load offset=24 (local.get $args)) (i32.load offset=28 (local.get $args))
+                (i32.const 64))
+              (call $check (i32.const 65))
+              (return (i32.const 0))))
+          (local.set $create (i32.const 1))))
+      (call $open-at (local.get $directory) (i32.const 1) (i32.load offset=8 (local.get $args))
+        (i32.load offset=12 (local.get $args)) (local.get $create)
+        (i32.add (i32.const 1) (local.get $create)) (i32.const 64))
+      (call $check (i32.const 68))
+      (if (local.get $create)
+        (then
+          (call $write (i32.load (i32.const 68)) (i32.const 32) (i32.const 7) (i64.const 0) (i32.const 64))
+          (call $check (i32.const 72)))
+        (else
+          (call $read (i32.load (i32.const 68)) (i64.const 1) (i64.const 0) (i32.const 64))
+          (call $check (i32.const 68))
+          (call $exit (i32.load8_u (i32.load (i32.const 68))))))
+      (i32.const 0)))
+  (core instance $main (instantiate $main (with "host" (instance
+    (export "memory" (memory $memory "memory"))
+    (export "get-arguments" (func $get-arguments))
+    (export "exit-with-code" (func $exit-with-code))
+    (export "get-directories" (func $get-directories))
+    (export "open-at" (func $open-at))
+    (export "rename-at" (func $rename-at))
+    (export "write" (func $write))
+    (export "read" (func $read))))))
+  (func $run (result (result)) (canon lift (core func $main "run")))
+  (instance $run (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $run)))
