@@ -10,6 +10,7 @@ mod rewrite;
 pub(crate) mod spin;
 pub(crate) mod submounts;
 pub(crate) mod tree;
+mod view;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use wasmkind_engine::Digest;
 
 use super::spin::Application;
-use super::tree::{Tree, normal};
-use crate::spec::{Mount, Spec};
+use super::tree::Tree;
+use super::view::View;
+use crate::spec::Spec;
 
 /// A module larger than this is refused.
 pub(super) const MAX_MODULE: u64 = 256 << 20;
@@ -50,13 +51,14 @@ pub(crate) fn find(spec: &Spec, rootfs: &Path) -> Result<Found> {
         return Ok(Found::Nothing);
     }
     let says_wasm = says_wasm(path);
-    let view = Filesystem {
-        rootfs: Tree::open(rootfs)?,
-        mounts: &spec.view.mounts,
-    };
+    let view = View::new(spec, rootfs)?;
     for candidate in candidates(spec, path, says_wasm) {
-        let Some(file) = view.open(&candidate)? else {
-            continue;
+        let file = match view.open_file(&candidate) {
+            Ok(Some(file)) => file,
+            Ok(None) => continue,
+            Err(error) if says_wasm => return Err(error),
+            // For the stock shim to say, if it is a program for Linux.
+            Err(_) => continue,
         };
         let mut magic = [0; MAGIC.len()];
         let is_wasm = file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC;
@@ -167,46 +169,6 @@ fn read(file: File, path: &Path) -> Result<Vec<u8>> {
         );
     }
     Ok(bytes)
-}
-
-/// What the container will see: its image with volumes mounted over it.
-struct Filesystem<'a> {
-    rootfs: Tree,
-    mounts: &'a [Mount],
-}
-
-impl Filesystem<'_> {
-    fn open(&self, path: &Path) -> Result<Option<File>> {
-        let path = normal(path)?;
-        let mut over: Option<(&Mount, PathBuf)> = None;
-        for mount in self.mounts.iter().filter(|mount| mount.is_bind()) {
-            let destination = normal(Path::new(&mount.destination))?;
-            if let Ok(rest) = path.strip_prefix(&destination)
-                && over.as_ref().is_none_or(|(_, shortest)| {
-                    rest.components().count() <= shortest.components().count()
-                })
-            {
-                over = Some((mount, rest.to_owned()));
-            }
-        }
-        match over {
-            None => self.rootfs.open_file(&path),
-            Some((mount, rest)) if rest.as_os_str().is_empty() => {
-                let source = Path::new(&mount.source);
-                let (Some(dir), Some(name)) = (source.parent(), source.file_name()) else {
-                    return Ok(None);
-                };
-                Tree::open(dir)?.open_file(Path::new(name))
-            }
-            Some((mount, rest)) => {
-                let source = Path::new(&mount.source);
-                if !source.is_dir() {
-                    return Ok(None);
-                }
-                Tree::open(source)?.open_file(&rest)
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -14,11 +14,13 @@ use wasmkind_engine::config::{Preopen, RunnerConfig};
 use wasmkind_engine::{Kind, Kinds};
 
 use super::tree::{MountPoint, Tree, normal};
+use super::view::View;
 use super::{GUEST_ROOT, Guest, options, submounts};
 use crate::spec::{Mount, Spec};
 
 /// Mounts that only the runner gets.
 const RUNNERS_OWN: [&str; 5] = ["/proc", "/sys", "/dev", "/dev/pts", "/dev/mqueue"];
+const CGROUPS: [&str; 2] = ["cgroup", "cgroup2"];
 /// Files that the runner needs as well, to look names up.
 const SHARED_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -37,6 +39,8 @@ pub(crate) fn rewrite(spec: &Spec, rootfs: &Path, root: &Path, runner: &Path) ->
         std::fs::write(&path, "").with_context(|| format!("create {}", path.display()))?;
     }
     let Mounts { runc, submounts } = mounts(spec, rootfs, runner)?;
+    let cwd = Path::new("/").join(&spec.view.process.cwd);
+    View::new(spec, rootfs)?.make_dirs(&cwd)?;
 
     let mut document = spec.document.clone();
     document["mounts"] = serde_json::to_value(runc)?;
@@ -77,14 +81,14 @@ fn mounts(spec: &Spec, rootfs: &Path, runner: &Path) -> Result<Mounts> {
     for mount in &spec.view.mounts {
         let destination = Path::new("/").join(normal(Path::new(&mount.destination))?);
         let name = destination.display().to_string();
-        if !mount.is_bind() && RUNNERS_OWN.contains(&name.as_str()) {
+        if is_runners_own(mount)? {
+            if CGROUPS.contains(&mount.kind.as_str()) {
+                continue;
+            }
             own.push(Mount {
                 destination: name,
                 ..mount.clone()
             });
-            continue;
-        }
-        if mount.kind == "cgroup" || mount.kind == "cgroup2" {
             continue;
         }
         if SHARED_FILES.contains(&name.as_str()) {
@@ -112,6 +116,13 @@ fn mounts(spec: &Spec, rootfs: &Path, runner: &Path) -> Result<Mounts> {
     // Last, so that no volume can lie over it.
     runc.push(bind(runner, "/runner", &["bind", "ro", "nosuid", "nodev"]));
     Ok(Mounts { runc, submounts })
+}
+
+/// Whether a guest does not see this mount.
+pub(super) fn is_runners_own(mount: &Mount) -> Result<bool> {
+    let destination = Path::new("/").join(normal(Path::new(&mount.destination))?);
+    let place = destination.to_str().unwrap_or_default();
+    Ok(CGROUPS.contains(&mount.kind.as_str()) || !mount.is_bind() && RUNNERS_OWN.contains(&place))
 }
 
 fn bind(source: &Path, destination: &str, options: &[&str]) -> Mount {

@@ -151,6 +151,11 @@ impl Containerd {
         Self::launch(Some(artifacts()), "", None)
     }
 
+    /// As both of these.
+    pub(crate) fn start_real_with_launcher(launcher: &'static str) -> Self {
+        Self::launch(Some(artifacts()), "", Some(launcher))
+    }
+
     fn launch(
         libexec: Option<PathBuf>,
         runtime_options: &str,
