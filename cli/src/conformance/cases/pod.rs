@@ -107,6 +107,12 @@ pub(super) fn cases() -> Vec<Case> {
             "Status tells the image, its id and the container's id of both, and when they started.",
             "concepts/workloads/pods/pod-lifecycle/"
         ),
+        case!(
+            "pod.working-directory-made",
+            working_directory_made,
+            "A working directory that the image or a volume lacks is made, also where the root is read-only.",
+            "reference/kubernetes-api/workload-resources/pod-v1/"
+        ),
     ]
 }
 
@@ -425,6 +431,36 @@ async fn statuses(test: Test) -> Verdict {
             status["state"]["running"]["startedAt"].is_string(),
             "no start time: {status}"
         );
+    }
+    Ok(())
+}
+
+async fn working_directory_made(test: Test) -> Verdict {
+    let write = ["in-turn", "write", "note", "kept", "--", "cat", "note"];
+    let read_only = json!({ "readOnlyRootFilesystem": true });
+    for (place, words, more) in [
+        (
+            "image",
+            &write[..],
+            json!({ "workingDir": "/srv/made/deep" }),
+        ),
+        (
+            "volume",
+            &write,
+            mounts().with(json!({ "workingDir": "/shared/made" })),
+        ),
+        (
+            "read-only",
+            &["in-turn", "list", ".", "--", "say", "kept"],
+            json!({ "workingDir": "/srv/made", "securityContext": read_only }),
+        ),
+    ] {
+        let containers = test.both(|half| test.command(half, words).with(more.clone()));
+        let spec = json!({ "containers": containers, "volumes": volumes() });
+        let pod = test
+            .pod_as(&format!("{}-{place}", test.name()), spec)
+            .await?;
+        pod.both_print("kept").await?;
     }
     Ok(())
 }

@@ -33,6 +33,9 @@ pub(super) fn cases() -> Vec<Case> {
         case!("volumes.sub-path-expression", sub_path_expression, "A folder of a volume is chosen by a variable.", "concepts/storage/volumes/"),
         case!("volumes.read-only", read_only, "A volume mounted read-only cannot be changed, though the other container may change it.", "concepts/storage/volumes/"),
         case!("volumes.nested", nested, "A volume mounted inside another is found at its place.", "concepts/storage/volumes/"),
+        case!("volumes.relative-paths", relative_paths, "A relative path leads into the working directory, and an absolute one does not, whatever has the same name in the other.", "reference/kubernetes-api/workload-resources/pod-v1/"),
+        case!("volumes.links", links, "Links of a volume lead where the container sees them, absolute ones as well.", "concepts/storage/volumes/"),
+        case!("volumes.program-behind-a-link", program_behind_a_link, "A program is run by way of a volume's links, as the container's own and by exec.", "concepts/storage/volumes/"),
         case!("volumes.over-image-files", over_image, "A volume mounted over a file of the image hides it.", "concepts/storage/volumes/"),
     ]
 }
@@ -583,4 +586,159 @@ async fn over_image(test: Test) -> Verdict {
     pod.both_print("from the volume")
         .await
         .context("read what is mounted over a program of the image")
+}
+
+async fn relative_paths(test: Test) -> Verdict {
+    let mounted = json!({
+        "workingDir": "/project",
+        "volumeMounts": [mount("project", "/project"), mount("system", "/conf")],
+    });
+    let fill = [
+        "in-turn",
+        "mkdir",
+        "/project/conf",
+        "--",
+        "write",
+        "/project/conf/name",
+        "project",
+        "--",
+        "write",
+        "/conf/name",
+        "system",
+    ];
+    for (which, words, expected) in [
+        ("reads", &["cat", "conf/name"][..], "project"),
+        ("reads-absolute", &["cat", "/conf/name"], "system"),
+        (
+            "writes",
+            &[
+                "in-turn",
+                "write",
+                "conf/new",
+                "x",
+                "--",
+                "exists",
+                "/project/conf/new",
+            ],
+            "true",
+        ),
+        (
+            "file-in-root",
+            &[
+                "in-turn",
+                "write",
+                "/in-root",
+                "x",
+                "--",
+                "exists",
+                "/project/in-root",
+            ],
+            "false",
+        ),
+    ] {
+        test.each(async |half| {
+            let spec = json!({
+                "initContainers": [test.command(Half::Linux, &fill).with(mounted.clone()).with(json!({ "name": "fill" }))],
+                "containers": [test.command(half, words).with(mounted.clone())],
+                "volumes": [{ "name": "project", "emptyDir": {} }, { "name": "system", "emptyDir": {} }],
+            });
+            let pod = test.pod_as(&format!("{}-{which}-{half}", test.name()), spec).await?;
+            pod.prints(half.as_str(), expected).await.context(which)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn links(test: Test) -> Verdict {
+    let fill = [
+        "in-turn",
+        "mkdir",
+        "/shared/builds",
+        "--",
+        "write",
+        "/shared/builds/file",
+        "found",
+        "--",
+        "link",
+        "/shared/builds",
+        "/shared/absolute",
+        "--",
+        "link",
+        "builds",
+        "/shared/relative",
+        "--",
+        "link",
+        "/other/file",
+        "/shared/elsewhere",
+        "--",
+        "write",
+        "/other/file",
+        " there",
+    ];
+    let mounted = json!({ "volumeMounts": [mount("shared", "/shared"), mount("other", "/other")] });
+    let read = [
+        "cat",
+        "/shared/absolute/file",
+        "/shared/relative/file",
+        "/shared/elsewhere",
+    ];
+    let fill = test.command(Half::Linux, &fill).with(mounted.clone());
+    let pod = test
+        .pod(json!({
+            "initContainers": [fill.with(json!({ "name": "fill" }))],
+            "containers": test.both(|half| test.command(half, &read).with(mounted.clone())),
+            "volumes": [{ "name": "shared", "emptyDir": {} }, { "name": "other", "emptyDir": {} }],
+        }))
+        .await?;
+    pod.both_print("foundfound there").await
+}
+
+async fn program_behind_a_link(test: Test) -> Verdict {
+    let copy = |half: Half| {
+        let program = test.words(half, &[]).concat();
+        let own = format!("/shared/{half}");
+        let words = ["in-turn", "copy", &program, &own];
+        let name = format!("copy-{half}");
+        test.command(half, &words)
+            .with(mounts())
+            .with(json!({ "name": name }))
+    };
+    let link = test.command(
+        Half::Linux,
+        &[
+            "in-turn",
+            "link",
+            "/shared",
+            "/shared/latest",
+            "--",
+            "link",
+            "/shared/latest",
+            "/other/chain",
+        ],
+    );
+    let mounted = json!({ "volumeMounts": [mount("shared", "/shared"), mount("other", "/other")] });
+    let program = |half: Half| format!("/other/chain/{half}");
+    let container = |half: Half| {
+        let command = json!({ "command": [program(half), "in-turn", "say", "run", "--", "stay"] });
+        test.command(half, &[]).with(mounted.clone()).with(command)
+    };
+    let pod = test
+        .pod(json!({
+            "initContainers": [
+                copy(Half::Wasm),
+                copy(Half::Linux),
+                link.with(mounted.clone()).with(json!({ "name": "link" })),
+            ],
+            "containers": test.both(container),
+            "volumes": [{ "name": "shared", "emptyDir": {} }, { "name": "other", "emptyDir": {} }],
+        }))
+        .await?;
+    test.each(async |half| {
+        pod.says(half.as_str(), "run").await?;
+        let words = [&*program(half), "say", "again"];
+        let output = pod.exec_any(half, &words, None).await?;
+        expect("output of the exec", output.text().trim_end(), "again")
+    })
+    .await
 }

@@ -82,6 +82,12 @@ pub fn run(words: &[&str]) -> Result<(), Failure> {
         }
         ["remove", file] => fs::remove_file(file).map_err(named(file))?,
         ["rename", from, to] => fs::rename(from, to).map_err(named(from))?,
+        ["copy", from, to] => {
+            fs::copy(from, to).map_err(named(from))?;
+        }
+        // What std does for Wasm only where it is unstable.
+        #[cfg(unix)]
+        ["link", target, link] => std::os::unix::fs::symlink(target, link).map_err(named(link))?,
         ["mkdir", dir] => fs::create_dir(dir).map_err(named(dir))?,
         ["size", file] => writeln!(out, "{}", fs::metadata(file).map_err(named(file))?.len())?,
         ["exists", file] => writeln!(out, "{}", Path::new(file).exists())?,
