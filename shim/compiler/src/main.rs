@@ -15,6 +15,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use wasmkind_engine::cache::Cache;
+use wasmkind_engine::compile::Wanted;
 use wasmkind_engine::{Digest, Kind, compile};
 
 use arguments::Arguments;
@@ -86,8 +87,9 @@ fn compile_file(cache: &Cache, arguments: &Arguments, file: &str) -> anyhow::Res
     let name = arguments.name.as_deref().unwrap_or(file);
     let bytes = read(file).with_context(|| format!("read {name}"))?;
     let started = Instant::now();
-    let stored = compile::into_cache(cache, name, &bytes)?;
-    let kind = match stored.compiled.kinds.choose(arguments.export.as_deref()) {
+    let export = arguments.export.as_deref();
+    let stored = compile::into_cache(cache, name, &bytes, Wanted::Export(export))?;
+    let kind = match stored.compiled.kinds.choose(export) {
         Ok(kind) => kind,
         Err(error) => bail!("{name} {error}"),
     };

@@ -8,6 +8,10 @@
 //! removed and compiled again. Entries themselves are 0644: a runner that is not root must be
 //! able to map the descriptor that it inherits, and the directory keeps everybody else out.
 //!
+//! A module that is never run has an entry too, in the place of code a [`Refusal`], so that a
+//! container which is restarted for ever does not have it compiled for ever. It holds for this
+//! version of wasmkind only.
+//!
 //! An entry's modification time is when it was last used, by which [`Cache::evict`] chooses.
 
 mod evict;
@@ -26,7 +30,7 @@ use rustix::fs::{
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::hex;
-use crate::{Digest, Kinds, target};
+use crate::{Digest, Kinds, Needs, Refusal, target};
 pub use evict::{DEFAULT_SIZE, Evicted};
 use trailer::Trailer;
 
@@ -51,6 +55,8 @@ pub struct Compiled {
 #[derive(Debug)]
 pub enum Lookup {
     Found(Compiled),
+    /// It was found out before that the module is never run.
+    Refused(Refusal),
     Missing,
     /// There was an entry, and it was removed because of `reason`.
     Removed {
@@ -130,15 +136,23 @@ impl Cache {
         let reason = match rustix::fs::openat(&self.dir, &name, flags, Mode::empty()) {
             Ok(fd) => {
                 let file = File::from(fd);
-                match verify(&file, digest)
-                    .map_err(|e| self.io_error("read the cache entry", &name, e))?
-                {
-                    Ok(kinds) => {
+                let read = |e| self.io_error("read the cache entry", &name, e);
+                match verify(&file, digest).map_err(read)? {
+                    Ok(trailer) if trailer.kinds == Kinds::REFUSED => {
+                        match read_refusal(&file, trailer.payload_length).map_err(read)? {
+                            Ok(refusal) => {
+                                touch(&file);
+                                return Ok(Lookup::Refused(refusal));
+                            }
+                            Err(reason) => reason,
+                        }
+                    }
+                    Ok(trailer) => {
                         touch(&file);
                         return Ok(Lookup::Found(Compiled {
                             file,
                             path: self.path.join(&name),
-                            kinds,
+                            kinds: trailer.kinds,
                         }));
                     }
                     Err(reason) => reason,
@@ -205,23 +219,20 @@ impl Lock<'_> {
         &self,
         digest: &Digest,
         kinds: Kinds,
+        needs: Needs,
         code: &[u8],
     ) -> Result<Compiled, CacheError> {
         let cache = self.cache;
+        let trailer = Trailer {
+            sha256: [0; 32],
+            payload_length: code.len() as u64,
+            digest: *digest,
+            kinds,
+            needs,
+            fingerprint: target::fingerprint(),
+        };
+        self.write(trailer, code)?;
         let name = entry_name(digest);
-        let temporary = format!("{name}.{}.tmp", std::process::id());
-        let result = write_entry(cache, &temporary, digest, kinds, code)
-            .and_then(|()| {
-                Ok(rustix::fs::renameat(
-                    &cache.dir, &temporary, &cache.dir, &name,
-                )?)
-            })
-            .and_then(|()| Ok(rustix::fs::fsync(&cache.dir)?));
-        if let Err(source) = result {
-            // What is left must not stay; why it is left is the better message.
-            let _ = rustix::fs::unlinkat(&cache.dir, &temporary, AtFlags::empty());
-            return Err(cache.io_error("store the compiled module", &name, source));
-        }
         match cache.lookup(digest)? {
             Lookup::Found(compiled) => Ok(compiled),
             Lookup::Missing => Err(cache.io_error(
@@ -229,10 +240,51 @@ impl Lock<'_> {
                 &name,
                 io::ErrorKind::NotFound.into(),
             )),
+            Lookup::Refused(_) => {
+                Err(cache.io_error("trust the stored module", &name, io::ErrorKind::Other.into()))
+            }
             Lookup::Removed { reason } => {
                 Err(cache.io_error("trust the stored module", &name, io::Error::other(reason)))
             }
         }
+    }
+
+    /// Stores that the module `digest` is never run.
+    ///
+    /// # Errors
+    /// As [`Self::store`].
+    pub fn refuse(&self, digest: &Digest, refusal: &Refusal) -> Result<(), CacheError> {
+        let text = serde_json::to_vec(refusal).map_err(|e| {
+            self.cache
+                .io_error("write the refusal", &entry_name(digest), e.into())
+        })?;
+        let trailer = Trailer {
+            sha256: [0; 32],
+            payload_length: text.len() as u64,
+            digest: *digest,
+            kinds: Kinds::REFUSED,
+            needs: Needs::default(),
+            fingerprint: target::refusal_fingerprint(),
+        };
+        self.write(trailer, &text)
+    }
+
+    fn write(&self, trailer: Trailer, payload: &[u8]) -> Result<(), CacheError> {
+        let cache = self.cache;
+        let name = entry_name(&trailer.digest);
+        let temporary = format!("{name}.{}.tmp", std::process::id());
+        let result = write_entry(cache, &temporary, trailer, payload)
+            .and_then(|()| {
+                Ok(rustix::fs::renameat(
+                    &cache.dir, &temporary, &cache.dir, &name,
+                )?)
+            })
+            .and_then(|()| Ok(rustix::fs::fsync(&cache.dir)?));
+        result.map_err(|source| {
+            // What is left must not stay; why it is left is the better message.
+            let _ = rustix::fs::unlinkat(&cache.dir, &temporary, AtFlags::empty());
+            cache.io_error("store the compiled module", &name, source)
+        })
     }
 }
 
@@ -250,9 +302,8 @@ fn entry_name(digest: &Digest) -> String {
 fn write_entry(
     cache: &Cache,
     name: &str,
-    digest: &Digest,
-    kinds: Kinds,
-    code: &[u8],
+    mut trailer: Trailer,
+    payload: &[u8],
 ) -> io::Result<()> {
     // A process of this number may have died here before us.
     match rustix::fs::unlinkat(&cache.dir, name, AtFlags::empty()) {
@@ -264,15 +315,8 @@ fn write_entry(
     let mut file = File::from(rustix::fs::openat(&cache.dir, name, flags, mode)?);
     // Whatever the umask.
     rustix::fs::fchmod(&file, mode)?;
-    let mut trailer = Trailer {
-        sha256: [0; 32],
-        payload_length: code.len() as u64,
-        digest: *digest,
-        kinds,
-        fingerprint: target::fingerprint(),
-    };
-    trailer.sha256 = trailer.seal(Sha256::new_with_prefix(code));
-    file.write_all(code)?;
+    trailer.sha256 = trailer.seal(Sha256::new_with_prefix(payload));
+    file.write_all(payload)?;
     file.write_all(&trailer.encode())?;
     file.sync_all()
 }
@@ -291,8 +335,41 @@ fn touch(entry: &File) {
     let _ = rustix::fs::futimens(entry, &times);
 }
 
+/// What an entry says of the guest's needs. It is the shim that verifies entries.
+pub(crate) fn needs(entry: &File) -> io::Result<Needs> {
+    let length = u64::try_from(rustix::fs::fstat(entry)?.st_size).unwrap_or(0);
+    read_trailer(entry, length)?
+        .map(|trailer| trailer.needs)
+        .map_err(io::Error::other)
+}
+
+/// The inner error says why it is none.
+fn read_trailer(file: &File, length: u64) -> io::Result<Result<Trailer, String>> {
+    let Some(payload_length) = length.checked_sub(Trailer::LENGTH as u64) else {
+        return Ok(Err("it is cut short".to_owned()));
+    };
+    let mut bytes = [0; Trailer::LENGTH];
+    file.read_exact_at(&mut bytes, payload_length)?;
+    Ok(Trailer::decode(&bytes).and_then(|trailer| {
+        if trailer.payload_length == payload_length {
+            return Ok(trailer);
+        }
+        Err(format!(
+            "it has {payload_length} bytes of code and not {}",
+            trailer.payload_length
+        ))
+    }))
+}
+
+/// The inner error says why it cannot be read.
+fn read_refusal(file: &File, length: u64) -> io::Result<Result<Refusal, String>> {
+    let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact_at(&mut text, 0)?;
+    Ok(serde_json::from_slice(&text).map_err(|_| "it refuses for no known reason".to_owned()))
+}
+
 /// The inner error says why the entry cannot be trusted.
-fn verify(file: &File, digest: &Digest) -> io::Result<Result<Kinds, String>> {
+fn verify(file: &File, digest: &Digest) -> io::Result<Result<Trailer, String>> {
     let stat = rustix::fs::fstat(file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(Err("it is not a regular file".to_owned()));
@@ -301,33 +378,26 @@ fn verify(file: &File, digest: &Digest) -> io::Result<Result<Kinds, String>> {
         return Ok(Err(reason));
     }
     let length = u64::try_from(stat.st_size).unwrap_or(0);
-    let Some(payload_length) = length.checked_sub(Trailer::LENGTH as u64) else {
-        return Ok(Err("it is cut short".to_owned()));
-    };
-    let mut bytes = [0; Trailer::LENGTH];
-    file.read_exact_at(&mut bytes, payload_length)?;
-    let trailer = match Trailer::decode(&bytes) {
+    let trailer = match read_trailer(file, length)? {
         Ok(trailer) => trailer,
         Err(reason) => return Ok(Err(reason)),
     };
-    if trailer.payload_length != payload_length {
-        return Ok(Err(format!(
-            "it has {payload_length} bytes of code and not {}",
-            trailer.payload_length
-        )));
-    }
     if trailer.digest != *digest {
         return Ok(Err(format!("it is of the module {}", trailer.digest)));
     }
-    if trailer.fingerprint != target::fingerprint() {
+    if trailer.kinds == Kinds::REFUSED {
+        if trailer.fingerprint != target::refusal_fingerprint() {
+            return Ok(Err("another version of wasmkind refused it".to_owned()));
+        }
+    } else if trailer.fingerprint != target::fingerprint() {
         return Ok(Err(
             "it was compiled for another engine or processor".to_owned()
         ));
     }
-    if trailer.seal(hash_payload(file, payload_length)?) != trailer.sha256 {
+    if trailer.seal(hash_payload(file, trailer.payload_length)?) != trailer.sha256 {
         return Ok(Err("it does not match its hash".to_owned()));
     }
-    Ok(Ok(trailer.kinds))
+    Ok(Ok(trailer))
 }
 
 /// By offset: the descriptor is handed on, and its position with it.

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use wasmtime::component::{self, Component, ResourceTable};
-use wasmtime::{Engine, Linker, Module, Result};
+use wasmtime::component::{self, ResourceTable};
+use wasmtime::{Engine, Linker, Result};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::files::{self, Files, Numbered};
 use crate::outgoing::Outgoing;
-use crate::{Kind, Kinds, Limits, spin};
+use crate::{Limits, spin};
 
 /// The store's data of a core module.
 pub struct ModuleHost {
@@ -89,48 +89,4 @@ pub fn component_linker(
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
     Ok(linker)
-}
-
-/// What a core module can be run as, by its exports.
-pub fn module_kinds(module: &Module) -> Kinds {
-    let start = module
-        .get_export("_start")
-        .is_some_and(|export| is_command(&export));
-    let kinds = if start {
-        Kinds::NONE.with(Kind::CommandP1)
-    } else {
-        Kinds::NONE
-    };
-    if module.exports().any(|export| is_command(&export.ty())) {
-        kinds.with_named_functions()
-    } else {
-        kinds
-    }
-}
-
-fn is_command(export: &wasmtime::ExternType) -> bool {
-    export
-        .func()
-        .is_some_and(|ty| ty.params().len() == 0 && ty.results().len() == 0)
-}
-
-/// What a component can be run as, by its exports.
-pub fn component_kinds(engine: &Engine, component: &Component) -> Kinds {
-    component
-        .component_type()
-        .exports(engine)
-        .fold(Kinds::NONE, |kinds, (name, _)| match name.split_once('@') {
-            // Not those of 0.3 that came before it was final.
-            Some((interface, version)) if !version.contains('-') => {
-                let minor = version.rsplit_once('.').map_or("", |(minor, _)| minor);
-                match (interface, minor) {
-                    ("wasi:cli/run", "0.2") => kinds.with(Kind::CommandP2),
-                    ("wasi:cli/run", "0.3") => kinds.with(Kind::CommandP3),
-                    ("wasi:http/incoming-handler", "0.2") => kinds.with(Kind::Http),
-                    ("wasi:http/handler", "0.3") => kinds.with(Kind::HttpP3),
-                    _ => kinds,
-                }
-            }
-            _ => kinds,
-        })
 }

@@ -91,6 +91,8 @@ impl Kinds {
     const NAMED: u32 = 1 << 31;
     /// A component that was compiled with support for concurrency.
     const CONCURRENT: u32 = 1 << 30;
+    /// No guest: a cache entry that says why there is none.
+    pub(crate) const REFUSED: Self = Self(1 << 29);
 
     /// Adds that a core module exports functions which the Pod may name.
     pub fn with_named_functions(self) -> Self {
@@ -162,6 +164,12 @@ impl Kinds {
         }
     }
 
+    /// Whether there is nothing that a Pod could run, whatever it names.
+    #[cfg(feature = "compile")]
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 & !Self::CONCURRENT == 0
+    }
+
     pub(crate) fn bits(self) -> u32 {
         self.0
     }
@@ -171,7 +179,7 @@ impl Kinds {
         let known = Kind::ALL
             .iter()
             .fold(Self::NAMED | Self::CONCURRENT, |all, kind| all | kind.bit());
-        (bits & !known == 0).then_some(Self(bits))
+        (bits & !known == 0 || bits == Self::REFUSED.0).then_some(Self(bits))
     }
 }
 

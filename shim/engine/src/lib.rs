@@ -14,13 +14,17 @@ pub mod files;
 pub mod hop_by_hop;
 #[cfg(feature = "run")]
 pub mod host;
+#[cfg(feature = "compile")]
+mod inspect;
 mod kind;
 #[cfg(feature = "run")]
 mod limits;
+mod needs;
 #[cfg(feature = "run")]
 pub mod outgoing;
 pub mod protocol;
 pub mod quantity;
+mod refusal;
 #[cfg(feature = "run")]
 pub mod settings;
 mod source;
@@ -30,5 +34,7 @@ mod target;
 pub use digest::Digest;
 pub use kind::{Kind, KindError, Kinds};
 #[cfg(feature = "run")]
-pub use limits::{Budget, Limits};
+pub use limits::{Budget, Denied, Limits};
+pub use needs::Needs;
+pub use refusal::Refusal;
 pub use source::{Source, SourceError};

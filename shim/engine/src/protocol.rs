@@ -39,3 +39,11 @@ pub mod exit {
     /// SIGTERM ended the guest.
     pub const TERMINATED: i32 = 143;
 }
+
+/// Limits on the compiler, so that a hostile module cannot take the node with it.
+pub mod compiler {
+    /// Bytes of address space. The largest guests known (Python, JavaScript) take about 400 MB.
+    pub const ADDRESS_SPACE: u64 = 4 << 30;
+    /// Seconds of processor time; those guests take about 8.
+    pub const CPU_SECONDS: u64 = 300;
+}

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 pub(crate) const WASMTIME: &str = "48.0.8";
 
 /// Raised with every change of the engine's settings that compiled code depends on.
-pub(crate) const SETTINGS: u32 = 2;
+pub(crate) const SETTINGS: u32 = 3;
 
 /// The CPU features that Cranelift makes use of where it finds them. Two processors that
 /// differ in one do not share compiled code: a node image may be built on one machine and
@@ -48,10 +48,19 @@ fn cpu() -> Vec<&'static str> {
     found
 }
 
-/// The first 8 bytes of a hash over the above.
+/// Of compiled code: the first 8 bytes of a hash over the above.
 pub(crate) fn fingerprint() -> [u8; 8] {
+    short_hash("")
+}
+
+/// Of what was refused. Another version of wasmkind may provide more, though its engine is the same.
+pub(crate) fn refusal_fingerprint() -> [u8; 8] {
+    short_hash(concat!("refused by ", env!("CARGO_PKG_VERSION")))
+}
+
+fn short_hash(more: &str) -> [u8; 8] {
     let text = format!(
-        "wasmtime {WASMTIME} settings {SETTINGS} {} {} {}",
+        "wasmtime {WASMTIME} settings {SETTINGS} {} {} {}{more}",
         std::env::consts::ARCH,
         std::env::consts::OS,
         cpu().join(",")

@@ -57,6 +57,8 @@ impl Module {
         file: File,
         budget: Budget,
     ) -> anyhow::Result<Self> {
+        let needs = load::needs(&file, &config.name)?;
+        load::reserve_shared(&needs, &config.name, &budget)?;
         let engine = plain(settings::on_demand(false)).context("set up the engine")?;
         let module = load::module(&engine, file, &config.name)?;
         let exports = calls(&module, config)?;
@@ -86,6 +88,7 @@ impl Module {
         store.limiter(|host| &mut host.limits);
         store.set_epoch_deadline(NEVER);
         let result = call(&self.pre, &self.exports, &mut store).await;
+        let result = result.map_err(|error| report::with_denied(error, &store.data().limits));
         Ok(self.outcome.code(result.map(|()| 0)))
     }
 }
@@ -138,6 +141,8 @@ impl Component {
         file: File,
         budget: Budget,
     ) -> anyhow::Result<Self> {
+        let needs = load::needs(&file, &config.name)?;
+        load::reserve_shared(&needs, &config.name, &budget)?;
         let engine = plain(settings::on_demand(config.concurrency)).context("set up the engine")?;
         let component = load::component(&engine, &file, &config.name)?;
         let linker =
@@ -177,6 +182,7 @@ impl Component {
         store.limiter(|host| &mut host.limits);
         store.set_epoch_deadline(NEVER);
         let result = self.pre.call(&mut store).await;
+        let result = result.map_err(|error| report::with_denied(error, &store.data().limits));
         Ok(self
             .outcome
             .code(result.map(|result| if result.is_ok() { 0 } else { 1 })))

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use wasmkind_engine::settings::{self, Pool};
+use wasmkind_engine::{Budget, Needs};
 use wasmtime::component::Component;
-use wasmtime::{Engine, Module, ResourcesRequired};
+use wasmtime::{Engine, Module};
 
 pub(crate) fn module(engine: &Engine, file: File, name: &str) -> anyhow::Result<Module> {
     // SAFETY: the file is an entry of the compile cache, written by the compiler and verified
@@ -28,9 +29,6 @@ pub(crate) fn component(engine: &Engine, file: &File, name: &str) -> anyhow::Res
 /// host keeps for a request were measured as 20 KiB.
 const INSTANCE: u64 = 64 << 10;
 
-/// Bytes of a page of linear memory, in which wasmtime counts what a component needs.
-const PAGE: u64 = 64 << 10;
-
 /// A component's compiled code.
 pub(crate) struct Code<'a> {
     pub(crate) file: &'a File,
@@ -49,47 +47,60 @@ pub(crate) struct Pooled {
     pub(crate) instances: u32,
 }
 
+/// What a guest needs, as the compiler found out.
+pub(crate) fn needs(module: &File, name: &str) -> anyhow::Result<Needs> {
+    Needs::of(module).with_context(|| format!("read what {name} needs"))
+}
+
+/// Refuses a command whose shared memories may grow beyond what the container has: wasmtime asks
+/// nobody when they grow. What they may take counts as taken.
+pub(crate) fn reserve_shared(needs: &Needs, name: &str, budget: &Budget) -> anyhow::Result<()> {
+    if budget.reserve(needs.shared_bytes) {
+        return Ok(());
+    }
+    bail!(
+        "{name} has shared memory that may grow to {}, and the container's memory limit leaves {}: raise the limit, or link it with a lower --max-memory",
+        megabytes(needs.shared_bytes),
+        megabytes(budget.limit())
+    )
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
 /// For `most` instances, or as many as have room in `limit` bytes, of the components in
 /// `modules`.
 pub(crate) fn pooled(modules: &[Code<'_>], most: u32, limit: u64) -> anyhow::Result<Pooled> {
-    let load = |pool| {
-        let mut engines = [None, None];
-        let mut components = Vec::with_capacity(modules.len());
-        for code in modules {
-            let slot = &mut engines[usize::from(code.concurrency)];
-            let engine = match slot {
-                Some(engine) => engine,
-                None => {
-                    let engine = plain(settings::pooling(pool, code.concurrency));
-                    slot.insert(engine.context("set up the engine")?)
-                }
-            };
-            components.push(component(engine, code.file, code.name)?);
+    let mut needs = Needs::default();
+    for code in modules {
+        let its = self::needs(code.file, code.name)?;
+        if its.shared_bytes > 0 {
+            bail!(
+                "{} has shared memory, which wasmkind gives to commands only: a service has an instance for each request",
+                code.name
+            );
         }
-        anyhow::Ok((engines, components))
-    };
-    let pool = Pool::new(fitting(most, limit, 0));
-    let (mut engines, mut components) = load(pool)?;
-    let (mut needed, mut memories) = (pool, 0);
-    // A component that imports modules, which no toolchain makes, does not say.
-    for resources in components.iter().filter_map(Component::resources_required) {
-        let initial = resources.max_initial_memory_size.unwrap_or(0);
-        memories = memories.max(
-            initial
-                .saturating_mul(PAGE)
-                .saturating_mul(resources.num_memories.into()),
-        );
-        needed = enlarge(needed, resources);
+        needs = needs.max(its);
     }
-    if needed != pool {
-        // Composed of more than toolchains make: the pool must know before they are mapped.
-        drop((components, engines));
-        (engines, components) = load(needed)?;
+    let pool = Pool::new(fitting(most, limit, 0), &needs, limit);
+    let mut engines = [None, None];
+    let mut components = Vec::with_capacity(modules.len());
+    for code in modules {
+        let slot = &mut engines[usize::from(code.concurrency)];
+        let engine = match slot {
+            Some(engine) => engine,
+            None => {
+                let engine = plain(settings::pooling(pool, code.concurrency));
+                slot.insert(engine.context("set up the engine")?)
+            }
+        };
+        components.push(component(engine, code.file, code.name)?);
     }
     Ok(Pooled {
         engines,
         components,
-        instances: fitting(pool.instances, limit, memories),
+        instances: fitting(most, limit, needs.initial_bytes),
     })
 }
 
@@ -98,14 +109,6 @@ pub(crate) fn pooled(modules: &[Code<'_>], most: u32, limit: u64) -> anyhow::Res
 fn fitting(most: u32, limit: u64, memories: u64) -> u32 {
     let room = limit / INSTANCE.saturating_add(memories);
     u32::try_from(room).map_or(most, |room| room.clamp(1, most))
-}
-
-fn enlarge(pool: Pool, needed: ResourcesRequired) -> Pool {
-    Pool {
-        memories_each: pool.memories_each.max(needed.num_memories),
-        tables_each: pool.tables_each.max(needed.num_tables),
-        ..pool
-    }
 }
 
 /// wasmtime's errors are a type of their own.

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-use wasmkind_engine::settings;
+use wasmkind_engine::{Denied, Limits, settings};
 use wasmtime::{Error, FrameInfo, FrameSymbol, WasmBacktrace};
 
 /// Bytes of a termination message that the kubelet reads, less what [`TerminationLog::failed`]
@@ -74,6 +74,14 @@ impl TerminationLog {
     }
 }
 
+/// With what the guest was denied before it failed.
+pub(crate) fn with_denied(error: Error, limits: &Limits) -> Error {
+    match limits.denied() {
+        Some(denied) => error.context(denied),
+        None => error,
+    }
+}
+
 /// `error` in one line, then where in the guest it happened, innermost call first:
 ///
 /// ```text
@@ -94,6 +102,9 @@ pub(crate) fn describe(name: &str, error: &Error) -> String {
         }
         None => format!("{name} failed: {}", error.root_cause()),
     };
+    if let Some(denied) = error.downcast_ref::<Denied>() {
+        let _ = write!(message, "; {denied}");
+    }
     clip(&mut message, MAX_MESSAGE / 2);
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
         append(&mut message, backtrace.frames());

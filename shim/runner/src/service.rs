@@ -575,10 +575,12 @@ impl Handler {
                 }
             }
         };
-        let result = turn.during(handled).await;
+        let mut result = turn.during(handled).await;
         if result.is_ok() {
             self.shared.waiting.put(self.index, instance);
         } else {
+            let denied = |error| report::with_denied(error, &instance.store.data().limits);
+            result = result.map_err(denied);
             drop(instance);
         }
         // The pool's slot is free only when the store is gone.
@@ -617,9 +619,10 @@ impl Handler {
         let own = Arc::clone(&turn);
         store.epoch_deadline_callback(move |_| Ok(turns.end_slice(&own)));
         let proxy = match &self.pre {
-            Pre::P2(pre) => Proxy::P2(pre.instantiate_async(&mut store).await?),
-            Pre::P3(pre) => Proxy::P3(pre.instantiate_async(&mut store).await?),
+            Pre::P2(pre) => pre.instantiate_async(&mut store).await.map(Proxy::P2),
+            Pre::P3(pre) => pre.instantiate_async(&mut store).await.map(Proxy::P3),
         };
+        let proxy = proxy.map_err(|error| report::with_denied(error, &store.data().limits))?;
         Ok(Instance {
             store,
             proxy,

@@ -146,7 +146,7 @@ impl Pod {
                 .await?
                 .with_context(|| format!("{} is gone from the image", spec.program()))?,
         };
-        let compiled = self.setup.toolchain.compiled(&guest).await?;
+        let compiled = self.setup.toolchain.compiled(&guest, None).await?;
         let config = guest::exec_config(&spec, &guest, compiled.kinds)?;
         let limit = container.state().memory_limit.clone();
         let limit = limit.context("no Wasm container")?;

@@ -12,6 +12,7 @@ use containerd_shim_protos::api::{
 };
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::TaskClient;
+use tokio::time::Instant;
 use ttrpc::context::Context;
 
 use super::container::Container;
@@ -32,9 +33,12 @@ impl Pod {
         self: Arc<Self>,
         request: CreateTaskRequest,
         context: Context,
+        deadline: Option<Instant>,
     ) -> TaskResult<u32> {
         let (container, _operation) = self.insert(&request)?;
-        let result = self.create_inner(&container, request, context).await;
+        let result = self
+            .create_inner(&container, request, context, deadline)
+            .await;
         if let Err(error) = &result {
             log::warn!("create {}: {error}", container.id);
             if let Err(e) = self.clean_up(&container).await {
@@ -50,6 +54,7 @@ impl Pod {
         container: &Arc<Container>,
         request: CreateTaskRequest,
         context: Context,
+        deadline: Option<Instant>,
     ) -> TaskResult<u32> {
         let spec = Spec::load(&container.bundle)?;
         spec.check_supported()?;
@@ -79,6 +84,7 @@ impl Pod {
             let what = "restore of a Wasm container from a checkpoint";
             return Err(TaskError::Unimplemented(what.to_owned()));
         }
+        let guest = guest.map(|guest| (guest, deadline));
         let create = self.create_own(container, &request, spec, &rootfs, guest);
         tokio::select! {
             result = create => Ok(result?),

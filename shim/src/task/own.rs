@@ -11,6 +11,8 @@ use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskIO, TaskOOM
 use containerd_shim_protos::topics;
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::time::Instant;
+use wasmkind_engine::cache::Compiled;
 
 use super::container::Container;
 use super::lifecycle::KILLED;
@@ -73,14 +75,14 @@ impl Pod {
     }
 
     /// Creates the sandbox or a Wasm container; its snapshot is mounted. On
-    /// failure the caller undoes what is there.
+    /// failure the caller undoes what is there. A guest's code must be there by its deadline.
     pub(super) async fn create_own(
         &self,
         container: &Arc<Container>,
         request: &CreateTaskRequest,
         mut spec: Spec,
         rootfs: &Path,
-        guest: Option<Guest>,
+        guest: Option<(Guest, Option<Instant>)>,
     ) -> Result<u32> {
         spec.document["process"]["terminal"] = request.terminal.into();
         spec.clamp_oom_score_adj();
@@ -92,8 +94,12 @@ impl Pod {
                 write_json(&container.dir.config(), &spec.document)?;
                 (self.launch(container, &spec, vec![]).await?, None)
             }
-            Some(guest) => {
-                self.launch_guest(container, &spec, rootfs, &guest, since)
+            Some((guest, deadline)) => {
+                let mut compiled = vec![self.setup.toolchain.compiled(&guest, deadline).await?];
+                for other in guest.spin.iter().flat_map(|app| &app.others) {
+                    compiled.push(self.setup.toolchain.compiled(other, deadline).await?);
+                }
+                self.launch_guest(container, &spec, rootfs, &guest, compiled, since)
                     .await?
             }
         };
@@ -123,14 +129,10 @@ impl Pod {
         spec: &Spec,
         rootfs: &Path,
         guest: &Guest,
+        compiled: Vec<Compiled>,
         since: Mark,
     ) -> Result<(u32, Option<Control>)> {
-        let toolchain = &self.setup.toolchain;
-        let runner = toolchain.paths.runner()?;
-        let mut compiled = vec![toolchain.compiled(guest).await?];
-        for other in guest.spin.iter().flat_map(|app| &app.others) {
-            compiled.push(toolchain.compiled(other).await?);
-        }
+        let runner = self.setup.toolchain.paths.runner()?;
         let kinds: Vec<_> = compiled.iter().map(|compiled| compiled.kinds).collect();
         let config = guest::runner_config(spec, guest, &kinds, rootfs)?;
         let root = container.dir.path().join("root");

@@ -17,6 +17,7 @@ use containerd_shim_protos::api::{
     UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::shim_async::Task;
+use tokio::time::Instant;
 use ttrpc::asynchronous::TtrpcContext;
 use ttrpc::context::Context;
 
@@ -73,6 +74,14 @@ fn context(ctx: &TtrpcContext) -> Context {
     }
 }
 
+/// When the caller must have its answer, or would never see it.
+fn deadline(timeout_nano: i64) -> Option<Instant> {
+    let timeout = Duration::from_nanos(timeout_nano.try_into().ok().filter(|nanos| *nanos > 0)?);
+    // containerd undoes what it has made, and hands the answer on.
+    let margin = (timeout / 10).min(Duration::from_secs(5));
+    Some(Instant::now() + (timeout - margin))
+}
+
 fn wait_response(exit: Exit) -> WaitResponse {
     WaitResponse {
         exit_status: exit.code,
@@ -88,7 +97,8 @@ impl Task for TaskService {
         ctx: &TtrpcContext,
         req: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
-        let pid = detached(self.pod.clone().create(req, whole(ctx))).await?;
+        let deadline = deadline(ctx.timeout_nano);
+        let pid = detached(self.pod.clone().create(req, whole(ctx), deadline)).await?;
         Ok(CreateTaskResponse {
             pid,
             ..Default::default()
@@ -319,5 +329,22 @@ impl Task for TaskService {
     async fn shutdown(&self, _ctx: &TtrpcContext, _req: ShutdownRequest) -> ttrpc::Result<Empty> {
         self.pod.request_shutdown();
         Ok(Empty::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_in_time_for_its_caller() {
+        let left = |seconds: i64| {
+            let deadline = deadline(seconds * 1_000_000_000)?;
+            Some((deadline - Instant::now()).as_secs_f64().round() as i64)
+        };
+        assert_eq!(left(120), Some(115));
+        assert_eq!(left(10), Some(9));
+        assert_eq!(left(0), None);
+        assert_eq!(left(-1), None);
     }
 }

@@ -25,7 +25,7 @@ impl Fixture {
         cache
             .lock(&fixture.digest)
             .unwrap()
-            .store(&fixture.digest, kinds(), CODE)
+            .store(&fixture.digest, kinds(), needs(), CODE)
             .unwrap();
         fixture
     }
@@ -36,6 +36,14 @@ impl Fixture {
 
     fn entry(&self) -> PathBuf {
         self.cache().entry_path(&self.digest)
+    }
+}
+
+fn needs() -> Needs {
+    Needs {
+        memories: 1,
+        table_elements: 300,
+        ..Needs::default()
     }
 }
 
@@ -50,6 +58,7 @@ fn finds_what_was_stored() {
         panic!("not found")
     };
     assert_eq!(compiled.kinds, kinds());
+    assert_eq!(Needs::of(&compiled.file).unwrap(), needs());
     let mut bytes = vec![0; CODE.len()];
     compiled.file.read_exact_at(&mut bytes, 0).unwrap();
     assert_eq!(bytes, CODE);
@@ -74,7 +83,8 @@ fn finds_what_was_stored() {
 #[case::digest("of the module", |p: &Path| flip(p, CODE.len() as u64 + 40))]
 #[case::kinds("unknown kinds", |p: &Path| flip(p, CODE.len() as u64 + 74))]
 #[case::other_kinds("does not match its hash", |p: &Path| flip(p, CODE.len() as u64 + 75))]
-#[case::fingerprint("another engine", |p: &Path| flip(p, CODE.len() as u64 + 76))]
+#[case::needs("does not match its hash", |p: &Path| flip(p, CODE.len() as u64 + 76))]
+#[case::fingerprint("another engine", |p: &Path| flip(p, CODE.len() as u64 + 76 + Needs::LENGTH as u64))]
 #[case::cut("cut short", |p: &Path| fs::write(p, b"short").unwrap())]
 #[case::empty("cut short", |p: &Path| fs::write(p, b"").unwrap())]
 #[case::mode("mode 0666", |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(0o666)).unwrap())]
@@ -99,7 +109,7 @@ fn removes_what_it_cannot_trust(#[case] expected: &str, #[case] damage: impl Fn(
         .cache()
         .lock(&fixture.digest)
         .unwrap()
-        .store(&fixture.digest, kinds(), CODE)
+        .store(&fixture.digest, kinds(), needs(), CODE)
         .unwrap();
 }
 
@@ -113,7 +123,7 @@ fn flip(path: &Path, offset: u64) {
 fn stored(cache: &Cache, module: &[u8], age: Duration) -> PathBuf {
     let digest = Digest::of(module);
     let lock = cache.lock(&digest).unwrap();
-    let compiled = lock.store(&digest, kinds(), &[7; 5000]).unwrap();
+    let compiled = lock.store(&digest, kinds(), needs(), &[7; 5000]).unwrap();
     let file = fs::File::options()
         .write(true)
         .open(&compiled.path)
@@ -226,7 +236,7 @@ fn lets_one_compile_at_a_time() {
                     "two hold the lock"
                 );
                 if matches!(cache.lookup(&digest).unwrap(), Lookup::Missing) {
-                    lock.store(&digest, kinds(), CODE).unwrap();
+                    lock.store(&digest, kinds(), needs(), CODE).unwrap();
                     stored.fetch_add(1, Ordering::SeqCst);
                 }
                 inside.fetch_sub(1, Ordering::SeqCst);
@@ -239,4 +249,35 @@ fn lets_one_compile_at_a_time() {
         1,
         "a lock file was left"
     );
+}
+
+#[test]
+fn remembers_what_was_refused_as_long_as_it_is_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&dir.path().join("cache")).unwrap();
+    let digest = Digest::of(b"module");
+    let refusal = Refusal::Imports(vec![r#""foo" "bar""#.to_owned()]);
+    let refused = || matches!(cache.lookup(&digest).unwrap(), Lookup::Refused(found) if found == refusal);
+    cache.lock(&digest).unwrap().refuse(&digest, &refusal).unwrap();
+    assert!(refused());
+
+    let entry = cache.entry_path(&digest);
+    let fingerprint = fs::metadata(&entry).unwrap().len() - 16 - 8;
+    flip(&entry, fingerprint);
+    let Lookup::Removed { reason } = cache.lookup(&digest).unwrap() else {
+        panic!("a refusal of another version holds")
+    };
+    assert!(reason.contains("another version"), "{reason}");
+
+    cache.lock(&digest).unwrap().refuse(&digest, &refusal).unwrap();
+    flip(&entry, 3);
+    assert!(matches!(cache.lookup(&digest).unwrap(), Lookup::Removed { .. }));
+
+    // Code takes its place, and it is evicted as code is.
+    cache.lock(&digest).unwrap().refuse(&digest, &refusal).unwrap();
+    cache.lock(&digest).unwrap().store(&digest, kinds(), needs(), CODE).unwrap();
+    assert!(matches!(cache.lookup(&digest).unwrap(), Lookup::Found(_)));
+    cache.lock(&digest).unwrap().refuse(&digest, &refusal).unwrap();
+    let later = SystemTime::now() + Duration::from_secs(3600);
+    assert_eq!(cache.evict_at(0, later).unwrap().entries, 1);
 }

@@ -3,9 +3,9 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{Digest, Kinds};
+use crate::{Digest, Kinds, Needs};
 
-const MAGIC: [u8; 16] = *b"wasmkind.cwasm\0\x02";
+const MAGIC: [u8; 16] = *b"wasmkind.cwasm\0\x03";
 
 #[derive(Debug, PartialEq)]
 pub(super) struct Trailer {
@@ -14,11 +14,12 @@ pub(super) struct Trailer {
     pub(super) payload_length: u64,
     pub(super) digest: Digest,
     pub(super) kinds: Kinds,
+    pub(super) needs: Needs,
     pub(super) fingerprint: [u8; 8],
 }
 
 impl Trailer {
-    pub(super) const LENGTH: usize = 32 + 8 + 32 + 4 + 8 + MAGIC.len();
+    pub(super) const LENGTH: usize = 32 + 8 + 32 + 4 + Needs::LENGTH + 8 + MAGIC.len();
 
     pub(super) fn encode(&self) -> Vec<u8> {
         [&self.sha256[..], &self.sealed()].concat()
@@ -34,6 +35,7 @@ impl Trailer {
             &self.payload_length.to_le_bytes()[..],
             self.digest.as_bytes(),
             &self.kinds.bits().to_le_bytes(),
+            &self.needs.encode(),
             &self.fingerprint,
             &MAGIC,
         ]
@@ -47,6 +49,7 @@ impl Trailer {
         let payload_length = u64::from_le_bytes(take(&mut rest)?);
         let digest = Digest::from_bytes(take(&mut rest)?);
         let kinds = u32::from_le_bytes(take(&mut rest)?);
+        let needs = Needs::decode(&take(&mut rest)?);
         let fingerprint = take(&mut rest)?;
         if rest != MAGIC {
             return Err("it does not end as a cache entry of this version".to_owned());
@@ -58,6 +61,7 @@ impl Trailer {
             payload_length,
             digest,
             kinds,
+            needs,
             fingerprint,
         })
     }

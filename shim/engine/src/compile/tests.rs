@@ -4,24 +4,30 @@ use super::*;
 use crate::Kind;
 
 fn error(name: &str, bytes: &[u8]) -> String {
-    compile(name, bytes).unwrap_err().to_string()
+    compile(name, bytes, Wanted::Anything).unwrap_err().to_string()
+}
+
+fn compiled(text: &str) -> Code {
+    compile("/a.wat", text.as_bytes(), Wanted::Anything).unwrap()
+}
+
+/// A component with more in it that exports something to run.
+fn component(more: &str) -> String {
+    format!("(component {more} (instance $run) (export \"wasi:cli/run@0.2.0\" (instance $run)))")
 }
 
 #[test]
 fn compiles_text_of_a_module_and_of_a_component() {
-    let module = compile("/a.wat", b"(module (func (export \"_start\")))").unwrap();
+    let module = compiled(r#"(module (func (export "_start")))"#);
     assert_eq!(module.kinds.choose(None), Ok(Kind::CommandP1));
-    let component = compile("/a.wat", b"(component)").unwrap();
-    assert!(component.kinds.choose(None).is_err());
+    let component = compiled(&component(""));
+    assert_eq!(component.kinds.choose(None), Ok(Kind::CommandP2));
 }
 
 #[test]
 fn gives_the_same_bytes_again() {
-    let text = b"(module (func (export \"_start\")) (func $f (param i32)) (memory 1) (data (i32.const 0) \"x\"))";
-    assert_eq!(
-        compile("/a.wat", text).unwrap().image,
-        compile("/a.wat", text).unwrap().image
-    );
+    let text = "(module (func (export \"_start\")) (func $f (param i32)) (memory 1) (data (i32.const 0) \"x\"))";
+    assert_eq!(compiled(text).image, compiled(text).image);
 }
 
 #[rstest]
@@ -81,23 +87,23 @@ fn names_every_import_that_is_not_provided(#[case] text: &[u8], #[case] expected
 }
 
 #[rstest]
-#[case::plain("(component)", false)]
+#[case::plain("", false)]
 #[case::text(
-    r#"(component (core module (memory 1) (data (i32.const 0) "crate@0.3.1")))"#,
+    r#"(core module (memory 1) (data (i32.const 0) "wasi:random/random@0.3.1"))"#,
     false
 )]
 #[case::interface(
-    r#"(component (import "wasi:random/random@0.3.0" (instance (export "get-random-u64" (func (result u64))))))"#,
+    r#"(import "wasi:random/random@0.3.0" (instance (export "get-random-u64" (func (result u64)))))"#,
     true
 )]
 // Nothing of WASI in it, but it is not valid without.
 #[case::asynchronous(
-    r#"(component (core module $m (func (export "f"))) (core instance $i (instantiate $m))
-        (func (export "f") async (canon lift (core func $i "f"))))"#,
+    r#"(core module $m (func (export "f"))) (core instance $i (instantiate $m))
+        (func (export "f") async (canon lift (core func $i "f")))"#,
     true
 )]
 fn compiles_for_concurrency_what_needs_it(#[case] text: &str, #[case] expected: bool) {
-    let code = compile("/a.wat", text.as_bytes()).unwrap();
+    let code = compiled(&component(text));
     assert_eq!(code.kinds.needs_concurrency(), expected);
 }
 
@@ -111,4 +117,110 @@ fn names_what_is_not_in_the_final_wasi_0_3() {
         error("/a.wat", text),
         r#"/a.wat imports "wasi:cli/exit@0.3.0-rc-2025-09-16", "wasi:http/client@0.3.0", which wasmkind does not provide"#
     );
+}
+
+#[test]
+fn a_resource_that_interfaces_share_is_not_missing_in_each() {
+    // As toolchains write it: each interface that uses a resource imports it again.
+    let text = component(
+        r#"(import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))))
+        (alias export $poll "pollable" (type $pollable))
+        (import "wasi:clocks/monotonic-clock@0.2.0" (instance
+            (alias outer 1 $pollable (type $p))
+            (export "pollable" (type $own (eq $p)))
+            (export "subscribe-duration" (func (param "when" u64) (result (own $own))))))
+        (import "wasi:http/types@0.2.0" (instance
+            (export "fields" (type $fields (sub resource)))
+            (export "[constructor]fields" (func (result (own $fields))))
+            (export "[method]fields.shuffle" (func (param "self" (borrow $fields))))
+            (export "nothing" (type $nothing (sub resource)))
+            (export "[method]nothing.get" (func (param "self" (borrow $nothing))))))
+        (import "foo:bar/baz@1.0.0" (instance
+            (alias outer 1 $pollable (type $p))
+            (export "pollable" (type (eq $p)))
+            (export "f" (func))))"#,
+    );
+    assert_eq!(
+        error("/a.wat", text.as_bytes()),
+        r#"/a.wat imports "wasi:http/types@0.2.0" "[method]fields.shuffle", "wasi:http/types@0.2.0" "nothing", "foo:bar/baz@1.0.0", which wasmkind does not provide"#
+    );
+}
+
+/// A module of functions that take long to compile, a thousandth of a second each.
+fn long(imports: &str, export: &str) -> String {
+    let body = "(local.set 0 (i64.mul (local.get 0) (i64.add (local.get 0) (i64.const 3))))";
+    let function = format!("(func (param i64) {})", body.repeat(200));
+    format!(
+        r#"(module {imports} (func (export "{export}")) {})"#,
+        function.repeat(300)
+    )
+}
+
+#[test]
+fn refuses_before_code_is_made_and_never_looks_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&dir.path().join("cache")).unwrap();
+    let timed = |text: &str, wanted| {
+        let began = std::time::Instant::now();
+        let error = into_cache(&cache, "/a.wat", text.as_bytes(), wanted).map(drop);
+        (error.map_err(|error| error.to_string()), began.elapsed())
+    };
+    let (compiled, whole) = timed(&long("", "_start"), Wanted::Export(None));
+    compiled.unwrap();
+
+    let import = r#"(import "nobody" "made-it" (func))"#;
+    let unknown = long(import, "_start");
+    let (error, time) = timed(&unknown, Wanted::Anything);
+    let message = error.unwrap_err();
+    assert!(message.contains(r#""nobody" "made-it""#), "{message}");
+    assert!(time < whole / 2, "{time:?} of {whole:?}");
+    let digest = Digest::of(unknown.as_bytes());
+    assert!(matches!(cache.lookup(&digest).unwrap(), Lookup::Refused(_)));
+    let (error, again) = timed(&unknown, Wanted::Anything);
+    assert_eq!(error.unwrap_err(), message);
+    assert!(again < time, "{again:?} after {time:?}");
+
+    // What the Pod names may be there for another Pod.
+    let other = long("", "job");
+    for (export, expected) in [
+        (None, "/a.wat has nothing to run"),
+        (Some("missing"), r#"/a.wat has no function "missing""#),
+    ] {
+        let (error, time) = timed(&other, Wanted::Export(export));
+        let error = error.unwrap_err();
+        assert!(error.starts_with(expected), "{error}");
+        assert!(time < whole / 2, "{time:?} of {whole:?}");
+    }
+    timed(&other, Wanted::Export(Some("job"))).0.unwrap();
+}
+
+#[test]
+fn says_what_an_instance_takes() {
+    let module = compiled(
+        r#"(module (func (export "_start")) (memory 2 3) (memory i64 0) (table 5 9 funcref)
+            (memory 1 4 shared))"#,
+    );
+    let page = 64 << 10;
+    let expected = Needs {
+        memories: 3,
+        tables: 1,
+        initial_bytes: 3 * page,
+        memory_bytes: u64::MAX,
+        table_elements: 9,
+        shared_bytes: 4 * page,
+    };
+    assert_eq!(module.needs, expected);
+    let twice = compiled(&component(
+        "(core module $m (memory 1 2 shared) (table 1 funcref))
+        (core instance (instantiate $m)) (core instance (instantiate $m))",
+    ));
+    let expected = Needs {
+        memories: 2,
+        tables: 2,
+        initial_bytes: 2 * page,
+        memory_bytes: 2 * page,
+        table_elements: u32::MAX.into(),
+        shared_bytes: 4 * page,
+    };
+    assert_eq!(twice.needs, expected);
 }

@@ -8,7 +8,7 @@
 use std::fs;
 
 use wasmkind_engine::cache::{Cache, Lookup};
-use wasmkind_engine::{Digest, Kind, Kinds};
+use wasmkind_engine::{Digest, Kind, Kinds, Needs};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((&count, rest)) = bytes.split_first() else {
@@ -20,7 +20,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let kinds = Kinds::NONE.with(Kind::CommandP1);
     let cache = Cache::open(&wasmkind_fuzz::dir().join("cache")).expect("the cache opens");
     let lock = cache.lock(&digest).expect("the lock is free");
-    lock.store(&digest, kinds, code).expect("code is stored");
+    lock.store(&digest, kinds, Needs::default(), code).expect("code is stored");
 
     let path = cache.entry_path(&digest);
     let stored = fs::read(&path).expect("the entry can be read");
@@ -47,6 +47,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             assert!(entry != stored, "a good entry was removed");
             assert!(!path.exists(), "a bad entry stayed");
         }
+        Lookup::Refused(_) => panic!("code was taken for a refusal"),
         Lookup::Missing => panic!("the entry is lost"),
     }
 });

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use wasmkind_engine::cache::Cache;
 use wasmkind_engine::config::{Http, Preopen, RunnerConfig};
+use wasmkind_engine::compile::Wanted;
 use wasmkind_engine::{Kind, compile, protocol};
 
 /// Nothing in these tests takes as long; a test that hangs fails instead.
@@ -78,7 +79,7 @@ impl Guest {
         let root = dir.path().join("guest");
         std::fs::create_dir(&root).unwrap();
         let cache = Cache::open(&dir.path().join("cache")).unwrap();
-        let compiled = compile::into_cache(&cache, name, module)?.compiled;
+        let compiled = compile::into_cache(&cache, name, module, Wanted::Anything)?.compiled;
         let kind = compiled.kinds.choose(None).unwrap_or(Kind::CommandP1);
         let config = RunnerConfig {
             kind,
