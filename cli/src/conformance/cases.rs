@@ -4,6 +4,7 @@ mod debug;
 mod env;
 mod exec;
 mod failure;
+mod features;
 mod lifecycle;
 mod logs;
 mod network;
@@ -34,6 +35,7 @@ pub(super) fn all() -> Vec<Case> {
         security::cases(),
         debug::cases(),
         failure::cases(),
+        features::cases(),
     ]
     .into_iter()
     .flatten()

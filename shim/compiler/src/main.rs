@@ -7,6 +7,7 @@
 
 mod arguments;
 mod limits;
+mod memory;
 
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
@@ -15,7 +16,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use wasmkind_engine::cache::Cache;
-use wasmkind_engine::compile::Wanted;
+use wasmkind_engine::compile::{CompileError, Wanted};
 use wasmkind_engine::{Digest, Kind, compile};
 
 use arguments::Arguments;
@@ -23,6 +24,9 @@ use arguments::Arguments;
 /// Larger modules are refused: a guest of any toolchain known is far smaller, and compiling
 /// takes a multiple of it in memory.
 const MAX_MODULE: u64 = 256 << 20;
+
+/// How the system says that there is no memory.
+const NO_MEMORY: &str = "os error 12";
 
 /// What is printed for a file.
 #[derive(Serialize)]
@@ -46,6 +50,10 @@ fn main() -> ExitCode {
         }
     };
     limits::apply();
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("unknown");
+        complain(&format!("the compiler panicked: {}", message.replace('\n', " ")));
+    }));
     match run(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -86,9 +94,16 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 fn compile_file(cache: &Cache, arguments: &Arguments, file: &str) -> anyhow::Result<Report> {
     let name = arguments.name.as_deref().unwrap_or(file);
     let bytes = read(file).with_context(|| format!("read {name}"))?;
+    memory::is_for(name);
     let started = Instant::now();
     let export = arguments.export.as_deref();
-    let stored = compile::into_cache(cache, name, &bytes, Wanted::Export(export))?;
+    let stored = match compile::into_cache(cache, name, &bytes, Wanted::Export(export)) {
+        // What wasmtime maps is no business of the allocator's.
+        Err(CompileError::Compile { message, .. }) if message.contains(NO_MEMORY) => {
+            bail!("{name} {}", limits::out_of_memory())
+        }
+        stored => stored?,
+    };
     let kind = match stored.compiled.kinds.choose(export) {
         Ok(kind) => kind,
         Err(error) => bail!("{name} {error}"),

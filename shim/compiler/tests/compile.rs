@@ -222,3 +222,45 @@ fn a_cache_that_others_may_write_is_refused() {
         errors(&output)
     );
 }
+
+#[test]
+fn says_that_memory_ran_out_and_how_much_there_was() {
+    let fixture = Fixture::new();
+    let body = "(local.set 0 (i64.add (local.get 0) (i64.const 7)))".repeat(2000);
+    let functions = format!("(func (param i64) {body})").repeat(300);
+    let module = format!("(module (func (export \"_start\")) {functions})");
+    fs::write(fixture.path("app.wat"), module).unwrap();
+    let program = fixture.command(&["app.wat"]);
+    let output = Command::new("sh")
+        .args(["-c", r#"ulimit -v 262144; exec "$0" "$@""#])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .current_dir(fixture.0.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        errors(&output),
+        "error: app.wat needs more than the 256 MiB of memory that the compiler may take\n"
+    );
+}
+
+#[test]
+fn a_refused_guest_is_remembered_under_any_name() {
+    let fixture = Fixture::new();
+    let module = r#"(module (import "foo" "bar" (func)) (func (export "_start")))"#;
+    fs::write(fixture.path("app.wat"), module).unwrap();
+    fs::write(fixture.path("other.wat"), module).unwrap();
+    for name in ["app.wat", "other.wat"] {
+        let expected =
+            format!("error: {name} imports \"foo\" \"bar\", which wasmkind does not provide\n");
+        assert_eq!(errors(&fixture.run(&[name])), expected);
+    }
+    assert_eq!(fs::read_dir(fixture.path("cache")).unwrap().count(), 1);
+}
+
+#[test]
+fn names_a_function_that_is_not_there() {
+    let output = Fixture::new().run(&["--export", "missing", "app.wat"]);
+    assert_eq!(errors(&output), "error: app.wat has no function \"missing\"\n");
+}

@@ -10,7 +10,9 @@ use wasmtime::{Engine, Module, Precompiled, ResourcesRequired};
 
 use crate::cache::{Cache, CacheError, Compiled, Lookup};
 use crate::inspect::{Inspected, inspect};
-use crate::{Digest, Kind, KindError, Kinds, Needs, Refusal, Source, SourceError, settings};
+use crate::{
+    Digest, Kind, KindError, Kinds, Needs, Refusal, Source, SourceError, one_line, settings,
+};
 
 /// A compiled module.
 #[derive(Debug)]
@@ -235,9 +237,7 @@ impl Needs {
     }
 }
 
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
+#[cfg(test)]
+mod proposals;
 #[cfg(test)]
 mod tests;

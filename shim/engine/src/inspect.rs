@@ -2,11 +2,11 @@
 
 use wasmparser::types::{EntityType, Types};
 use wasmparser::{
-    Error, ExternalKind, FuncValidatorAllocations, MemoryType, Parser, Payload, TableType,
-    TypeRef, ValidPayload, Validator, WasmFeatures,
+    Error, FuncValidatorAllocations, MemoryType, Parser, Payload, TableType, ValidPayload,
+    Validator, WasmFeatures,
 };
 
-use crate::{Kind, Kinds, Needs, Refusal};
+use crate::{Kind, Kinds, Needs, Refusal, one_line};
 
 /// What the engine runs, as [`settings`](crate::settings) has it: WebAssembly 3.0 and components.
 const FEATURES: WasmFeatures = WasmFeatures::WASM3
@@ -38,31 +38,37 @@ pub(crate) struct Inspected {
 
 /// Validates all of a binary file.
 pub(crate) fn inspect(bytes: &[u8]) -> Result<Inspected, Refusal> {
-    let mut needed = WasmFeatures::empty();
-    let inspected = loop {
-        match read(bytes, FEATURES | needed) {
-            Ok(inspected) => break inspected,
-            Err(error) => match error.missing_wasm_feature() {
-                Some(feature) if !(FEATURES | needed).contains(feature) => needed |= feature,
-                _ => return Err(Refusal::Invalid(error.to_string())),
-            },
-        }
+    let (found, concurrency) = match read(bytes, FEATURES) {
+        Ok(found) => (found, false),
+        Err(_) => match read(bytes, FEATURES | CONCURRENCY) {
+            Ok(found) => (found, true),
+            Err(_) => return Err(why_not(bytes)),
+        },
     };
-    let mut proposals = names(needed - CONCURRENCY);
-    proposals.extend(inspected.threads.then(|| "wasi-threads (wasi:thread-spawn)".to_owned()));
-    if !proposals.is_empty() {
-        return Err(Refusal::Proposals(proposals));
+    if found.threads {
+        let proposal = "wasi-threads (wasi:thread-spawn)".to_owned();
+        return Err(Refusal::Proposals(vec![proposal]));
     }
-    let mut inspected = inspected.guest;
+    let mut inspected = found.guest;
     // Interfaces of WASI 0.3 may be named without anything that is valid only with it.
-    if needed.intersects(CONCURRENCY) {
+    if concurrency {
         inspected.kinds = inspected.kinds.with_concurrency();
     }
     Ok(inspected)
 }
 
-/// As wasmtime's command line calls them.
-fn names(features: WasmFeatures) -> Vec<String> {
+/// The proposals without which a file is not valid, or what is wrong with it whatever is proposed.
+fn why_not(bytes: &[u8]) -> Refusal {
+    let mut needed = WasmFeatures::all();
+    if let Err(error) = read(bytes, needed) {
+        return Refusal::Invalid(one_line(&error.to_string()));
+    }
+    for proposal in WasmFeatures::all() - FEATURES - CONCURRENCY {
+        if read(bytes, needed - proposal).is_ok() {
+            needed -= proposal;
+        }
+    }
+    // As wasmtime's command line calls them.
     let name = |name: &str| {
         let name = name.to_ascii_lowercase().replace('_', "-");
         match name.strip_prefix("cm") {
@@ -70,7 +76,8 @@ fn names(features: WasmFeatures) -> Vec<String> {
             None => name,
         }
     };
-    features.iter_names().map(|(it, _)| name(it)).collect()
+    let proposals = (needed - FEATURES - CONCURRENCY).iter_names();
+    Refusal::Proposals(proposals.map(|(it, _)| name(it)).collect())
 }
 
 struct Found {

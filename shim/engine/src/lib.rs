@@ -38,3 +38,9 @@ pub use limits::{Budget, Denied, Limits};
 pub use needs::Needs;
 pub use refusal::Refusal;
 pub use source::{Source, SourceError};
+
+/// Of a message: nobody reads more than a line of an event.
+#[cfg(feature = "compile")]
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

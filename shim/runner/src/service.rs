@@ -32,7 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use wasmkind_engine::config::RunnerConfig;
 use wasmkind_engine::host::{self, ComponentHost};
-use wasmkind_engine::{Budget, Kind, Limits};
+use wasmkind_engine::{Budget, Denied, Kind, Limits};
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -133,7 +133,8 @@ impl fmt::Display for What {
 /// How the guest's work on a request ended.
 enum Ended {
     Well,
-    Failed,
+    /// With what it was denied before.
+    Failed(Option<Denied>),
     TimedOut,
 }
 
@@ -485,7 +486,11 @@ impl Handler {
                         return refuse(StatusCode::GATEWAY_TIMEOUT, message);
                     }
                     // It was told of.
-                    Ok(Ended::Failed) => {}
+                    Ok(Ended::Failed(None)) => {}
+                    Ok(Ended::Failed(Some(denied))) => {
+                        let status = StatusCode::INTERNAL_SERVER_ERROR;
+                        return refuse(status, format!("the guest failed: {denied}\n"));
+                    }
                     Ok(Ended::Well) => {
                         report::complain(&format!("{what}: {} did not answer", self.name))
                     }
@@ -529,7 +534,7 @@ impl Handler {
                     metrics.trapped();
                 }
                 report::complain(&format!("{what}: {}", report::describe(&self.name, &error)));
-                Ended::Failed
+                Ended::Failed(error.downcast_ref().copied())
             }
             None => {
                 if let Some(metrics) = metrics {
@@ -719,8 +724,8 @@ where
         .boxed_unsync()
 }
 
-fn refuse(status: StatusCode, message: &'static str) -> Response<AnswerBody> {
-    let body = Full::new(Bytes::from_static(message.as_bytes()));
+fn refuse(status: StatusCode, message: impl Into<Bytes>) -> Response<AnswerBody> {
+    let body = Full::new(message.into());
     let body = body.map_err(|never| match never {}).boxed_unsync();
     let mut response = Response::new(body.into());
     *response.status_mut() = status;

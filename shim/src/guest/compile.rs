@@ -177,14 +177,14 @@ impl Toolchain {
             log::info!("compiled {name} in {:?}", began.elapsed());
             return Ok(());
         }
-        if let Some(reason) = by_signal(exit.code) {
-            bail!("compile {name}: {reason}");
-        }
         // Its errors name the guest.
-        Err(match last_line(&mut output) {
-            Some(line) => anyhow!("{line}"),
-            None => anyhow!("compile {name}: the compiler ended with {}", exit.code),
-        })
+        if let Some(error) = last_error(&mut output) {
+            bail!("{error}");
+        }
+        match by_signal(exit.code) {
+            Some(reason) => bail!("compile {name}: {reason}"),
+            None => bail!("compile {name}: the compiler ended with {}", exit.code),
+        }
     }
 }
 
@@ -239,15 +239,14 @@ fn module_file(bytes: &[u8]) -> Result<File> {
     Ok(file)
 }
 
-/// The compiler's error, which is its last line.
-fn last_line(output: &mut File) -> Option<String> {
+/// The compiler's last error.
+fn last_error(output: &mut File) -> Option<String> {
     let mut bytes = Vec::new();
     output.rewind().ok()?;
     output.take(64 * 1024).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-    let line = line.trim();
-    Some(line.strip_prefix("error: ").unwrap_or(line).to_owned())
+    let error = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
+    error.map(|error| error.trim().to_owned())
 }
 
 /// In UTC, as in 14:03:07Z.

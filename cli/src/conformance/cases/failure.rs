@@ -68,7 +68,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// How a container that cannot be started says so: as its end, or as what it waits for.
-fn complaint(pod: &Pod, container: &str) -> Option<String> {
+pub(super) fn complaint(pod: &Pod, container: &str) -> Option<String> {
     let state = status(pod, container)?.state.as_ref()?;
     if let Some(end) = &state.terminated {
         return Some(describe(end));

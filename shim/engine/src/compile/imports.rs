@@ -5,15 +5,15 @@ use wasmtime::component::{self, Component};
 use wasmtime::{Engine, ExternType, ImportType, Module, Store};
 use wasmtime_wasi::WasiCtxBuilder;
 
-use super::one_line;
 use crate::host::{self, ComponentHost, ModuleHost};
-use crate::{Budget, Limits, Refusal, spin};
+use crate::{Budget, Limits, Refusal, one_line, spin};
 
 pub(super) fn check_module(engine: &Engine, module: &Module) -> Result<(), Refusal> {
     let linker = host::module_linker(engine).map_err(link)?;
     let data = ModuleHost {
         wasi: WasiCtxBuilder::new().build_p1(),
         limits: Limits::new(&Budget::unlimited()),
+        files: None,
     };
     let mut store = Store::new(engine, data);
     let unknown = module
