@@ -52,7 +52,10 @@ fn main() -> ExitCode {
     limits::apply();
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("unknown");
-        complain(&format!("the compiler panicked: {}", message.replace('\n', " ")));
+        complain(&format!(
+            "the compiler panicked: {}",
+            message.replace('\n', " ")
+        ));
     }));
     match run(&arguments) {
         Ok(true) => ExitCode::SUCCESS,

@@ -262,5 +262,8 @@ fn a_refused_guest_is_remembered_under_any_name() {
 #[test]
 fn names_a_function_that_is_not_there() {
     let output = Fixture::new().run(&["--export", "missing", "app.wat"]);
-    assert_eq!(errors(&output), "error: app.wat has no function \"missing\"\n");
+    assert_eq!(
+        errors(&output),
+        "error: app.wat has no function \"missing\"\n"
+    );
 }

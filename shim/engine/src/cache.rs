@@ -240,9 +240,11 @@ impl Lock<'_> {
                 &name,
                 io::ErrorKind::NotFound.into(),
             )),
-            Lookup::Refused(_) => {
-                Err(cache.io_error("trust the stored module", &name, io::ErrorKind::Other.into()))
-            }
+            Lookup::Refused(_) => Err(cache.io_error(
+                "trust the stored module",
+                &name,
+                io::ErrorKind::Other.into(),
+            )),
             Lookup::Removed { reason } => {
                 Err(cache.io_error("trust the stored module", &name, io::Error::other(reason)))
             }
@@ -273,13 +275,11 @@ impl Lock<'_> {
         let cache = self.cache;
         let name = entry_name(&trailer.digest);
         let temporary = format!("{name}.{}.tmp", std::process::id());
-        let result = write_entry(cache, &temporary, trailer, payload)
-            .and_then(|()| {
-                Ok(rustix::fs::renameat(
-                    &cache.dir, &temporary, &cache.dir, &name,
-                )?)
-            })
-            .and_then(|()| Ok(rustix::fs::fsync(&cache.dir)?));
+        let result = write_entry(cache, &temporary, trailer, payload).and_then(|()| {
+            Ok(rustix::fs::renameat(
+                &cache.dir, &temporary, &cache.dir, &name,
+            )?)
+        });
         result.map_err(|source| {
             // What is left must not stay; why it is left is the better message.
             let _ = rustix::fs::unlinkat(&cache.dir, &temporary, AtFlags::empty());
@@ -299,12 +299,7 @@ fn entry_name(digest: &Digest) -> String {
     format!("{digest}-{}.cwasm", hex(&target::fingerprint()))
 }
 
-fn write_entry(
-    cache: &Cache,
-    name: &str,
-    mut trailer: Trailer,
-    payload: &[u8],
-) -> io::Result<()> {
+fn write_entry(cache: &Cache, name: &str, mut trailer: Trailer, payload: &[u8]) -> io::Result<()> {
     // A process of this number may have died here before us.
     match rustix::fs::unlinkat(&cache.dir, name, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
@@ -317,8 +312,8 @@ fn write_entry(
     rustix::fs::fchmod(&file, mode)?;
     trailer.sha256 = trailer.seal(Sha256::new_with_prefix(payload));
     file.write_all(payload)?;
-    file.write_all(&trailer.encode())?;
-    file.sync_all()
+    // Nobody waits until it is on the disk: after a crash of the machine its hash tells.
+    file.write_all(&trailer.encode())
 }
 
 /// Marks an entry as used just now. Where that cannot be written down, it is evicted earlier

@@ -218,7 +218,11 @@ impl Needs {
     }
 
     fn add_table(&mut self, table: &TableType) {
-        let all = if table.table64 { u64::MAX } else { u32::MAX.into() };
+        let all = if table.table64 {
+            u64::MAX
+        } else {
+            u32::MAX.into()
+        };
         self.tables = self.tables.saturating_add(1);
         self.table_elements = self.table_elements.max(table.maximum.unwrap_or(all));
     }

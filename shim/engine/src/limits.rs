@@ -298,8 +298,12 @@ mod tests {
         let mut store = Limits::new(&budget);
         assert!(store.memory_growing(0, 40, None).unwrap());
         assert!(store.memory_growing(40, 90, None).unwrap());
-        store.memory_grow_failed(wasmtime::format_err!("no room")).unwrap();
-        store.memory_grow_failed(wasmtime::format_err!("twice")).unwrap();
+        store
+            .memory_grow_failed(wasmtime::format_err!("no room"))
+            .unwrap();
+        store
+            .memory_grow_failed(wasmtime::format_err!("twice"))
+            .unwrap();
         assert!(store.memory_growing(40, 100, None).unwrap());
     }
 

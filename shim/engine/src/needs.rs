@@ -66,8 +66,20 @@ impl Needs {
 
     pub(crate) fn decode(bytes: &[u8; Self::LENGTH]) -> Self {
         let (counts, sizes) = bytes.split_at(8);
-        let count = |at: usize| counts.as_chunks().0.get(at).map_or(0, |c| u32::from_le_bytes(*c));
-        let size = |at: usize| sizes.as_chunks().0.get(at).map_or(0, |s| u64::from_le_bytes(*s));
+        let count = |at: usize| {
+            counts
+                .as_chunks()
+                .0
+                .get(at)
+                .map_or(0, |c| u32::from_le_bytes(*c))
+        };
+        let size = |at: usize| {
+            sizes
+                .as_chunks()
+                .0
+                .get(at)
+                .map_or(0, |s| u64::from_le_bytes(*s))
+        };
         Self {
             memories: count(0),
             tables: count(1),

@@ -28,7 +28,10 @@ impl Refusal {
             Self::Proposals(proposals) => {
                 let s = if proposals.len() == 1 { "" } else { "s" };
                 let proposals = proposals.join(", ");
-                write!(f, "{name} needs the proposal{s} {proposals}, which wasmkind does not run")
+                write!(
+                    f,
+                    "{name} needs the proposal{s} {proposals}, which wasmkind does not run"
+                )
             }
             Self::Imports(imports) => write!(
                 f,

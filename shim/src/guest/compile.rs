@@ -135,7 +135,9 @@ impl Toolchain {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Compile>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn command(&self, guest: &Guest, output: &File) -> Result<Command> {
@@ -169,7 +171,10 @@ impl Toolchain {
         let exit = loop {
             match tokio::time::timeout(PROGRESS, &mut run).await {
                 Ok(exit) => break exit,
-                Err(_) => log::info!("compiling {name}, for {} s so far", began.elapsed().as_secs()),
+                Err(_) => log::info!(
+                    "compiling {name}, for {} s so far",
+                    began.elapsed().as_secs()
+                ),
             }
         };
         let exit = exit.with_context(|| format!("start {}", compiler.display()))?;
@@ -245,7 +250,10 @@ fn last_error(output: &mut File) -> Option<String> {
     output.rewind().ok()?;
     output.take(64 * 1024).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    let error = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
+    let error = text
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("error: "));
     error.map(|error| error.trim().to_owned())
 }
 

@@ -76,7 +76,10 @@ fn context(ctx: &TtrpcContext) -> Context {
 
 /// When the caller must have its answer, or would never see it.
 fn deadline(timeout_nano: i64) -> Option<Instant> {
-    let timeout = Duration::from_nanos(timeout_nano.try_into().ok().filter(|nanos| *nanos > 0)?);
+    let nanos = u64::try_from(timeout_nano)
+        .ok()
+        .filter(|nanos| *nanos > 0)?;
+    let timeout = Duration::from_nanos(nanos);
     // containerd undoes what it has made, and hands the answer on.
     let margin = (timeout / 10).min(Duration::from_secs(5));
     Some(Instant::now() + (timeout - margin))

@@ -257,8 +257,13 @@ fn remembers_what_was_refused_as_long_as_it_is_so() {
     let cache = Cache::open(&dir.path().join("cache")).unwrap();
     let digest = Digest::of(b"module");
     let refusal = Refusal::Imports(vec![r#""foo" "bar""#.to_owned()]);
-    let refused = || matches!(cache.lookup(&digest).unwrap(), Lookup::Refused(found) if found == refusal);
-    cache.lock(&digest).unwrap().refuse(&digest, &refusal).unwrap();
+    let refused =
+        || matches!(cache.lookup(&digest).unwrap(), Lookup::Refused(found) if found == refusal);
+    cache
+        .lock(&digest)
+        .unwrap()
+        .refuse(&digest, &refusal)
+        .unwrap();
     assert!(refused());
 
     let entry = cache.entry_path(&digest);
@@ -269,15 +274,34 @@ fn remembers_what_was_refused_as_long_as_it_is_so() {
     };
     assert!(reason.contains("another version"), "{reason}");
 
-    cache.lock(&digest).unwrap().refuse(&digest, &refusal).unwrap();
+    cache
+        .lock(&digest)
+        .unwrap()
+        .refuse(&digest, &refusal)
+        .unwrap();
     flip(&entry, 3);
-    assert!(matches!(cache.lookup(&digest).unwrap(), Lookup::Removed { .. }));
+    assert!(matches!(
+        cache.lookup(&digest).unwrap(),
+        Lookup::Removed { .. }
+    ));
 
     // Code takes its place, and it is evicted as code is.
-    cache.lock(&digest).unwrap().refuse(&digest, &refusal).unwrap();
-    cache.lock(&digest).unwrap().store(&digest, kinds(), needs(), CODE).unwrap();
+    cache
+        .lock(&digest)
+        .unwrap()
+        .refuse(&digest, &refusal)
+        .unwrap();
+    cache
+        .lock(&digest)
+        .unwrap()
+        .store(&digest, kinds(), needs(), CODE)
+        .unwrap();
     assert!(matches!(cache.lookup(&digest).unwrap(), Lookup::Found(_)));
-    cache.lock(&digest).unwrap().refuse(&digest, &refusal).unwrap();
+    cache
+        .lock(&digest)
+        .unwrap()
+        .refuse(&digest, &refusal)
+        .unwrap();
     let later = SystemTime::now() + Duration::from_secs(3600);
     assert_eq!(cache.evict_at(0, later).unwrap().entries, 1);
 }

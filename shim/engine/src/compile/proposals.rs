@@ -168,8 +168,7 @@ fn runs_the_proposals_that_the_readme_says() {
         let right = match runs {
             true => message.is_empty(),
             false => {
-                message.starts_with(&expected)
-                    && message.ends_with(", which wasmkind does not run")
+                message.starts_with(&expected) && message.ends_with(", which wasmkind does not run")
             }
         };
         if !right {

@@ -4,7 +4,9 @@ use super::*;
 use crate::Kind;
 
 fn error(name: &str, bytes: &[u8]) -> String {
-    compile(name, bytes, Wanted::Anything).unwrap_err().to_string()
+    compile(name, bytes, Wanted::Anything)
+        .unwrap_err()
+        .to_string()
 }
 
 fn compiled(text: &str) -> Code {

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use wasmkind_engine::cache::Cache;
-use wasmkind_engine::config::{Http, Preopen, RunnerConfig};
 use wasmkind_engine::compile::Wanted;
+use wasmkind_engine::config::{Http, Preopen, RunnerConfig};
 use wasmkind_engine::{Kind, compile, protocol};
 
 /// Nothing in these tests takes as long; a test that hangs fails instead.
