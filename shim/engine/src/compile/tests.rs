@@ -148,23 +148,22 @@ fn a_resource_that_interfaces_share_is_not_missing_in_each() {
     );
 }
 
-/// A module of functions that take long to compile, a thousandth of a second each.
-fn long(imports: &str, export: &str) -> String {
+/// A module that takes long to compile, in binary form: text takes long to read as well.
+fn long(imports: &str, export: &str) -> Vec<u8> {
     let body = "(local.set 0 (i64.mul (local.get 0) (i64.add (local.get 0) (i64.const 3))))";
     let function = format!("(func (param i64) {})", body.repeat(200));
-    format!(
-        r#"(module {imports} (func (export "{export}")) {})"#,
-        function.repeat(300)
-    )
+    let functions = function.repeat(300);
+    let text = format!(r#"(module {imports} (func (export "{export}")) {functions})"#);
+    wat::parse_str(text).unwrap()
 }
 
 #[test]
 fn refuses_before_code_is_made_and_never_looks_again() {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(&dir.path().join("cache")).unwrap();
-    let timed = |text: &str, wanted| {
+    let timed = |bytes: &[u8], wanted| {
         let began = std::time::Instant::now();
-        let error = into_cache(&cache, "/a.wat", text.as_bytes(), wanted).map(drop);
+        let error = into_cache(&cache, "/a.wasm", bytes, wanted).map(drop);
         (error.map_err(|error| error.to_string()), began.elapsed())
     };
     let (compiled, whole) = timed(&long("", "_start"), Wanted::Export(None));
@@ -176,7 +175,7 @@ fn refuses_before_code_is_made_and_never_looks_again() {
     let message = error.unwrap_err();
     assert!(message.contains(r#""nobody" "made-it""#), "{message}");
     assert!(time < whole / 2, "{time:?} of {whole:?}");
-    let digest = Digest::of(unknown.as_bytes());
+    let digest = Digest::of(&unknown);
     assert!(matches!(cache.lookup(&digest).unwrap(), Lookup::Refused(_)));
     let (error, again) = timed(&unknown, Wanted::Anything);
     assert_eq!(error.unwrap_err(), message);
@@ -185,8 +184,8 @@ fn refuses_before_code_is_made_and_never_looks_again() {
     // What the Pod names may be there for another Pod.
     let other = long("", "job");
     for (export, expected) in [
-        (None, "/a.wat has nothing to run"),
-        (Some("missing"), r#"/a.wat has no function "missing""#),
+        (None, "/a.wasm has nothing to run"),
+        (Some("missing"), r#"/a.wasm has no function "missing""#),
     ] {
         let (error, time) = timed(&other, Wanted::Export(export));
         let error = error.unwrap_err();
