@@ -301,11 +301,6 @@ mod tests {
         assert_eq!(keys.len(), all.len());
         assert_eq!(inputs().key().unwrap(), inputs().key().unwrap());
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn a_base_of_another_platform_is_refused_by_name() {

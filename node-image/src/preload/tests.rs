@@ -352,6 +352,7 @@ fn our_own_archives_are_whole() {
         .parse()
         .unwrap();
     let path = dir.path().join("image.tar");
-    crate::image::build("example.com/a:v1", Default::default(), &[files], &path).unwrap();
+    let name = "example.com/a:v1".parse().unwrap();
+    crate::image::build(&name, Default::default(), &[files], &path).unwrap();
     assert!(Archive::open(&path, std::env::consts::ARCH).is_ok());
 }
