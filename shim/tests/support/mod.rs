@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wasmkind_engine::cache::Cache;
-use wasmkind_engine::{Digest, Kind, Kinds};
+use wasmkind_engine::{Digest, Kind, Kinds, Needs};
 
 pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-wasmkind-v1");
 const STATE: &str = "/run/containerd-shim-wasmkind/k8s.io";
@@ -142,7 +142,7 @@ impl Containerd {
         let digest = Digest::of(MODULE);
         let kinds = Kinds::NONE.with(Kind::CommandP1);
         let lock = cache.lock(&digest).unwrap();
-        lock.store(&digest, kinds, b"code").unwrap();
+        lock.store(&digest, kinds, Needs::default(), b"code").unwrap();
         containerd
     }
 
