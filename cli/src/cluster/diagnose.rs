@@ -34,7 +34,7 @@ pub struct Findings {
 }
 
 /// Looks into a node that did not come up.
-pub(super) async fn node(docker: &Docker, node: &str) -> Findings {
+pub(super) async fn node(docker: &Docker, node: &str) -> Box<Findings> {
     let findings = async {
         let console = console(docker, node).await;
         if !is_running(docker, node).await {
@@ -63,9 +63,8 @@ pub(super) async fn node(docker: &Docker, node: &str) -> Findings {
             limit: logs.into_iter().find_map(Limit::met_in),
         }
     };
-    tokio::time::timeout(PATIENCE, findings)
-        .await
-        .unwrap_or_default()
+    let findings = tokio::time::timeout(PATIENCE, findings).await;
+    Box::new(findings.unwrap_or_default())
 }
 
 async fn console(docker: &Docker, node: &str) -> String {

@@ -57,14 +57,14 @@ pub enum Error {
         source: super::api::Failure,
     },
     #[error("node {node} stopped while it was booting")]
-    NodeStopped { node: String, findings: Findings },
+    NodeStopped { node: String, findings: Box<Findings> },
     #[error("{what} after {}{last}", whole_seconds(*.after))]
     Timeout {
         what: String,
         after: Duration,
         /// The last failure of what was tried, from [`super::obstacles::Obstacles::told`].
         last: String,
-        findings: Findings,
+        findings: Box<Findings>,
     },
     #[error("node {node}: {problem}")]
     Node { node: String, problem: &'static str },

@@ -304,6 +304,6 @@ fn bytes(span: &Span) -> Range<usize> {
 
 impl From<ScanError> for Problem {
     fn from(error: ScanError) -> Self {
-        Self::Syntax(error)
+        Self::Syntax(Box::new(error))
     }
 }

@@ -18,7 +18,7 @@ const CURRENT: &str = "current-context";
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     #[error(transparent)]
-    Syntax(ScanError),
+    Syntax(Box<ScanError>),
     #[error("{0}")]
     Shape(&'static str),
 }

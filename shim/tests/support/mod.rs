@@ -142,7 +142,8 @@ impl Containerd {
         let digest = Digest::of(MODULE);
         let kinds = Kinds::NONE.with(Kind::CommandP1);
         let lock = cache.lock(&digest).unwrap();
-        lock.store(&digest, kinds, Needs::default(), b"code").unwrap();
+        lock.store(&digest, kinds, Needs::default(), b"code")
+            .unwrap();
         containerd
     }
 
