@@ -26,7 +26,7 @@ fn with_both_launchers(test: impl Fn(&Containerd)) {
         ];
         let links = [
             ("way", "/data"),
-            ("bin/chain", "/site/latest/../latest/four.wat"),
+            ("bin/chain.wat", "/site/latest/../latest/four.wat"),
             ("bin/circle.wat", "circle.wat"),
         ];
         containerd.import_with_links("probe", &files, &links, &["/probe.wat"]);
@@ -141,7 +141,7 @@ const PROGRAMS: [&str; 5] = [
     "/site/latest/four.wat",
     "/site/near/four.wat",
     "/site/other.wat",
-    "/bin/chain",
+    "/bin/chain.wat",
     "four.wat",
 ];
 const REFUSED: [(&str, &str); 3] = [

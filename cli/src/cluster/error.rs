@@ -57,7 +57,10 @@ pub enum Error {
         source: super::api::Failure,
     },
     #[error("node {node} stopped while it was booting")]
-    NodeStopped { node: String, findings: Box<Findings> },
+    NodeStopped {
+        node: String,
+        findings: Box<Findings>,
+    },
     #[error("{what} after {}{last}", whole_seconds(*.after))]
     Timeout {
         what: String,

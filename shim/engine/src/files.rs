@@ -28,11 +28,12 @@ mod p1;
 mod p2;
 mod p3;
 
-use std::ffi::OsStr;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -296,35 +297,42 @@ impl Files {
         }
     }
 
-    /// Where below the root `path` in `base` leads, by a path without links as far as there is
-    /// anything. `base` is absolute in the container, and `path` may be.
+    /// Where below the root `path` in `base` leads, by a path without links: part by part, so that
+    /// it may end at what is about to be made. `base` is absolute in the container, and `path` may
+    /// be. None for links in a circle, and for what is no text.
     pub(crate) fn reroute(&self, base: &Path, path: &str, purpose: Purpose) -> Option<String> {
-        let mut whole = base.join(path);
-        for _ in 0..MAX_LINKS {
-            if purpose.follow
-                && let Ok(found) = self.find(&whole, true)
-            {
-                return self.place(&found);
+        let mut place = PathBuf::from("/");
+        let mut rest: VecDeque<OsString> = parts(&base.join(path)).collect();
+        let mut links = 0;
+        while let Some(part) = rest.pop_front() {
+            match Path::new(&part).components().next() {
+                Some(Component::RootDir) => place = "/".into(),
+                Some(Component::ParentDir) => _ = place.pop(),
+                Some(Component::Normal(name)) => place.push(name),
+                _ => continue,
             }
-            let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) else {
+            if rest.is_empty() && !purpose.follow {
                 break;
-            };
-            let Ok(parent) = self.find(parent, true) else {
-                break;
-            };
-            let place = Path::new("/").join(self.place(&parent)?);
-            // A link to nothing: what it leads to may be about to be made.
-            let link = rustix::fs::readlinkat(&parent, name, Vec::new());
-            match link.ok().filter(|_| purpose.follow) {
-                Some(target) => whole = place.join(OsStr::from_bytes(target.to_bytes())),
-                None => {
-                    whole = place.join(name);
-                    break;
+            }
+            let target = self
+                .find(&place, false)
+                .and_then(|found| rustix::fs::readlinkat(&found, "", Vec::new()));
+            // Else it is no link, or not there.
+            if let Ok(target) = target {
+                links += 1;
+                if links > MAX_LINKS {
+                    return None;
+                }
+                place.pop();
+                for part in parts(Path::new(OsStr::from_bytes(target.to_bytes()))).rev() {
+                    rest.push_front(part);
                 }
             }
         }
-        let below = whole.strip_prefix("/").unwrap_or(&whole);
-        below.to_str().map(str::to_owned)
+        match place.strip_prefix("/").ok()?.to_str()? {
+            "" => Some(".".to_owned()),
+            below => Some(below.to_owned()),
+        }
     }
 
     /// Where in the container `dir` is.
@@ -332,19 +340,16 @@ impl Files {
         Some(Path::new("/").join(self.below_root(dir.dir.as_raw_fd())?))
     }
 
-    fn place(&self, found: &OwnedFd) -> Option<String> {
-        let below = self.below_root(found.as_raw_fd())?;
-        match below.to_str()? {
-            "" => Some(".".to_owned()),
-            below => Some(below.to_owned()),
-        }
-    }
-
     fn below_root(&self, fd: i32) -> Option<PathBuf> {
         let path = |fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
         let root = path(self.root.dir.as_raw_fd())?;
         Some(path(fd)?.strip_prefix(root).ok()?.to_owned())
     }
+}
+
+/// The parts of a path as they stand, `..` and a leading slash among them.
+fn parts(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
+    path.components().map(|part| part.as_os_str().to_owned())
 }
 
 fn identity(file: &OwnedFd) -> Option<(u64, u64)> {

@@ -144,7 +144,9 @@ fn the_root_itself_is_meant_where_arguments_say_so() {
 #[case::nowhere("/", "none/none", true, Some("none/none"))]
 #[case::to_nothing("/", "work/nothing", true, Some("conf/new"))]
 #[case::to_nothing_not_followed("/", "work/nothing", false, Some("work/nothing"))]
-#[case::circle("/", "circle/none", true, Some("circle/none"))]
+#[case::climbing("/work/project", "climbing", true, Some("none/status"))]
+#[case::below_a_link_to_nothing("/", "dangling/status", true, Some("none/self/status"))]
+#[case::circle("/", "circle/none", true, None)]
 fn a_path_leads_below_the_root_without_links(
     #[case] base: &str,
     #[case] path: &str,
@@ -158,6 +160,8 @@ fn a_path_leads_below_the_root_without_links(
         ("/conf/both", "file"),
         ("/..", "root"),
         ("circle", "circle"),
+        ("../../../../none/status", "work/project/climbing"),
+        ("/none/self", "dangling"),
         ("/absolute/new", "work/nothing"),
     ] {
         symlink(target, container.dir.path().join(name)).unwrap();
@@ -167,12 +171,12 @@ fn a_path_leads_below_the_root_without_links(
     assert_eq!(rerouted.as_deref(), expected);
 }
 
+/// What it reads as is a path like others.
 #[test]
-fn a_magic_link_leads_nowhere() {
+fn a_magic_link_is_not_followed_by_the_kernel() {
     let root = File::open("/").unwrap();
     let root = Dir::new(root, FsPerms::ReadWrite, OpenMode::READ, true);
     let files = Files::new(root, None);
-    let path = "proc/self/root/etc";
-    let rerouted = files.reroute(Path::new("/"), path, READ);
-    assert_eq!(rerouted.as_deref(), Some(path));
+    let rerouted = files.reroute(Path::new("/"), "proc/self/root/etc", READ);
+    assert_eq!(rerouted.as_deref(), Some("etc"));
 }
