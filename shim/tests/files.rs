@@ -26,7 +26,7 @@ fn with_both_launchers(test: impl Fn(&Containerd)) {
         ];
         let links = [
             ("way", "/data"),
-            ("bin/chain.wat", "/site/latest/../latest/four.wat"),
+            ("bin/chain.wat", "/site/latest/../7/four.wat"),
             ("bin/circle.wat", "circle.wat"),
         ];
         containerd.import_with_links("probe", &files, &links, &["/probe.wat"]);
@@ -182,19 +182,14 @@ fn a_module_is_found_behind_links() {
         let id = pod.run_with("sleeps", "probe", &["z"], mounts);
         for program in PROGRAMS {
             let output = pod.exec(&id, &[program]);
-            assert_eq!(
-                output.status.code(),
-                Some(4),
-                "{program}: {}",
-                text(&output)
-            );
+            let said = text(&output);
+            assert!(said.contains("exit code 4"), "{program}: {said}");
         }
         for (program, _) in REFUSED {
             let output = pod.exec(&id, &[program]);
-            assert!(
-                !output.status.success() && output.status.code() != Some(4),
-                "{program}"
-            );
+            let said = text(&output);
+            let ran = output.status.success() || said.contains("exit code 4");
+            assert!(!ran, "{program}: {said}");
         }
         pod.remove();
     });

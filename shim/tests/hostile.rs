@@ -417,8 +417,8 @@ fn neighbours_do_not_notice() {
         ("functions", functions(), Code(0)),
         (
             "threads",
-            bare(r#"(memory (export "memory") 1 2 shared) (func (export "_start"))"#),
-            Refused(&["/threads/app.wat", "threads"]),
+            bare(r#"(memory (export "memory") 1 65536 shared) (func (export "_start"))"#),
+            Refused(&["/threads/app.wat", "shared"]),
         ),
         (
             "nothing",
